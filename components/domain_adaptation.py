@@ -1,0 +1,33 @@
+"""Domain adaptation: unlabelled target images make the classifier fit the target."""
+
+from kfp.dsl import Dataset, Input, Model, Output
+
+from components.base import component
+
+
+@component
+def domain_adaptation(
+    domain_adaptation: dict,
+    images: Input[Dataset],
+    views: Input[Dataset],
+    fine_tuned: Input[Model],
+    adapted: Output[Model],
+):
+    """Adapt the fine-tuned classifier from the source to the target domain; skipped for one domain.
+
+    Args:
+        domain_adaptation: The section `domain_adaptation` of params.yaml.
+        images: The image table.
+        views: Holds the augmentation policy that training draws from.
+        fine_tuned: Where adaptation starts.
+        adapted: The adapted classifier with its training history, or why there is none.
+    """
+    from graft.steps.domain_adaptation import run
+
+    run(
+        domain_adaptation=domain_adaptation,
+        images=images.path,
+        views=views.path,
+        fine_tuned=fine_tuned.path,
+        adapted=adapted.path,
+    )

@@ -1,0 +1,39 @@
+"""Fine-tuning: the backbone learns the task, and a baseline learns it without the backbone."""
+
+from kfp.dsl import Dataset, Input, Model, Output
+
+from components.base import component
+
+
+@component
+def fine_tuning(
+    fine_tuning: dict,
+    images: Input[Dataset],
+    views: Input[Dataset],
+    network: Input[Model],
+    probe: Input[Model],
+    fine_tuned: Output[Model],
+    scratch: Output[Model],
+):
+    """Fine-tune from the probe's head; also train the same architecture from scratch, as baseline.
+
+    Args:
+        fine_tuning: The section `fine_tuning` of params.yaml.
+        images: The image table.
+        views: Holds the augmentation policy that training draws from.
+        network: The pretrained backbone.
+        probe: Its linear head is where fine-tuning starts.
+        fine_tuned: The classifier, with its training history.
+        scratch: The baseline, or why there is none.
+    """
+    from graft.steps.fine_tuning import run
+
+    run(
+        fine_tuning=fine_tuning,
+        images=images.path,
+        views=views.path,
+        network=network.path,
+        probe=probe.path,
+        fine_tuned=fine_tuned.path,
+        scratch=scratch.path,
+    )

@@ -1,0 +1,1 @@
+"""The eight steps as plain functions of paths and parameters; they know no Kubeflow and no DVC."""

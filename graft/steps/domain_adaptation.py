@@ -1,0 +1,51 @@
+"""Step: the classifier adapted to the target domain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from graft.adaptation.dann import dann
+from graft.adaptation.target import tune_on_target
+from graft.backbones.classifier import load_classifier, write_skipped
+from graft.images.augmentation import policy, read_policy
+from graft.images.table import read_table
+from graft.params import DomainAdaptation, parse
+from graft.steps.fine_tuning import save_trained
+from graft.steps.running import run_step
+from graft.training.device import best_device
+
+
+def run(
+    *, domain_adaptation: Mapping[str, Any], images: str, views: str, fine_tuned: str, adapted: str
+) -> None:
+    """See components/domain_adaptation.py."""
+    run_step(
+        "domain_adaptation",
+        _adapt,
+        settings={"domain_adaptation": domain_adaptation},
+        inputs={"images": images, "views": views, "fine_tuned": fine_tuned},
+        outputs={"adapted": adapted},
+    )
+
+
+def _adapt(
+    *,
+    domain_adaptation: Mapping[str, Any],
+    images: Path,
+    views: Path,
+    fine_tuned: Path,
+    adapted: Path,
+    work: Path,
+) -> None:
+    params = parse(DomainAdaptation, domain_adaptation, "params: domain_adaptation")
+    table = read_table(images)
+    if len(table.domains) < 2:
+        write_skipped(adapted, "one domain: there is nothing to adapt to")
+        return
+    model = load_classifier(fine_tuned).to(best_device())
+    drawn = policy(read_policy(views), model.config.preprocessing)
+    model, history = dann(table, model, drawn, params, work=work)
+    model, more = tune_on_target(table, model, drawn, params, work=work)
+    save_trained(model, history + more, adapted, params.method)

@@ -1,0 +1,78 @@
+"""Step: candidates and champion on the same held-out images, and the decision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from graft.backbones.classifier import load_classifier
+from graft.evaluation.candidates import Champion
+from graft.evaluation.evaluate import evaluate
+from graft.params import Evaluation, Registry, parse
+from graft.registry.champion import champion as registered_champion
+from graft.steps.running import run_step
+
+
+def run(
+    *,
+    evaluation: Mapping[str, Any],
+    registry: Mapping[str, Any],
+    images: str,
+    probe: str,
+    fine_tuned: str,
+    adapted: str,
+    scratch: str,
+    scores: str,
+    predictions: str,
+    winner: str,
+    decision: str,
+    report: str,
+) -> None:
+    """See components/evaluation.py."""
+    candidates = {"probe": probe, "fine_tuned": fine_tuned, "adapted": adapted, "scratch": scratch}
+    outputs = {"scores": scores, "predictions": predictions, "winner": winner}
+    run_step(
+        "evaluation",
+        _evaluate,
+        settings={"evaluation": evaluation, "registry": registry},
+        inputs={"images": images, **candidates},
+        outputs={**outputs, "decision": decision, "report": report},
+        reusable=False,  # who the champion is can change between two runs
+    )
+
+
+def _evaluate(
+    *,
+    evaluation: Mapping[str, Any],
+    registry: Mapping[str, Any],
+    images: Path,
+    probe: Path,
+    fine_tuned: Path,
+    adapted: Path,
+    scratch: Path,
+    scores: Path,
+    predictions: Path,
+    winner: Path,
+    decision: Path,
+    report: Path,
+) -> None:
+    evaluate(
+        images,
+        {"probe": probe, "fine_tuned": fine_tuned, "adapted": adapted, "scratch": scratch},
+        _champion(parse(Registry, registry, "params: registry")),
+        parse(Evaluation, evaluation, "params: evaluation"),
+        scores=scores,
+        predictions=predictions,
+        decision=decision,
+        winner=winner,
+        report=report,
+    )
+
+
+def _champion(params: Registry) -> Champion | None:
+    current = registered_champion(params)
+    if current is None:
+        return None
+    model = load_classifier(current.folder) if current.folder else None
+    return Champion(current.version, model, current.problem, current.weights_sha256)

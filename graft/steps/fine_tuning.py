@@ -1,0 +1,69 @@
+"""Step: the fine-tuned classifier, and the baseline trained from scratch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from graft.backbones.classifier import Classifier, load_classifier, save_classifier, write_skipped
+from graft.backbones.trunk import load_backbone
+from graft.files import write_json
+from graft.images.augmentation import policy, read_policy
+from graft.images.table import read_table
+from graft.methods.fine_tune import fine_tune
+from graft.methods.scratch import scratch as train_from_scratch
+from graft.params import FineTuning, parse
+from graft.steps.running import run_step
+from graft.training.device import best_device
+from graft.training.loop import History
+
+
+def run(
+    *,
+    fine_tuning: Mapping[str, Any],
+    images: str,
+    views: str,
+    network: str,
+    probe: str,
+    fine_tuned: str,
+    scratch: str,
+) -> None:
+    """See components/fine_tuning.py."""
+    run_step(
+        "fine_tuning",
+        _train,
+        settings={"fine_tuning": fine_tuning},
+        inputs={"images": images, "views": views, "network": network, "probe": probe},
+        outputs={"fine_tuned": fine_tuned, "scratch": scratch},
+    )
+
+
+def _train(
+    *,
+    fine_tuning: Mapping[str, Any],
+    images: Path,
+    views: Path,
+    network: Path,
+    probe: Path,
+    fine_tuned: Path,
+    scratch: Path,
+    work: Path,
+) -> None:
+    params = parse(FineTuning, fine_tuning, "params: fine_tuning")
+    table = read_table(images)
+    _, config = load_backbone(network)
+    drawn = policy(read_policy(views), config.preprocessing)
+    model = load_classifier(probe).to(best_device())
+    save_trained(*fine_tune(table, model, drawn, params, work=work), fine_tuned, params.method)
+    if params.baseline:
+        baseline, history = train_from_scratch(table, config, drawn, params, work=work)
+        save_trained(baseline, history, scratch, "scratch")
+    else:
+        write_skipped(scratch, "fine_tuning.baseline is off")
+
+
+def save_trained(model: Classifier, history: History, folder: Path, method: str) -> None:
+    """Store a classifier with the history of its training."""
+    save_classifier(model.cpu(), folder, method=method)
+    write_json(folder / "history.json", history)

@@ -1,0 +1,84 @@
+"""Which images are in step i: a pure function of the seed and i, so that a resumed run sees the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from graft.images.augmentation import Policy, augment, mix
+from graft.images.decoding import Images
+from graft.images.preprocessing import Preprocessing
+
+
+def step_seed(seed: int, step: int, stream: int = 0) -> int:
+    """A seed of its own for each step and use, in [0, 2^63)."""
+    return int(np.random.SeedSequence([seed, step, stream]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def batch_indices(count: int, batch_size: int, step: int, seed: int) -> np.ndarray:
+    """Positions of one batch: an endless row of seeded permutations, cut into equal batches.
+
+    Args:
+        count: Number of images, N > 0.
+        batch_size: B; may exceed N, and then images repeat within the batch.
+        step: Which batch, from 0.
+        seed: Of the order.
+
+    Returns:
+        int64 (B,), each in [0, N). Over any N consecutive positions aligned with a permutation,
+        every image occurs exactly once.
+    """
+    positions = np.arange(step * batch_size, (step + 1) * batch_size)
+    epochs = positions // count
+    orders = {int(e): _order(count, int(e), seed) for e in np.unique(epochs)}
+    return np.array([orders[int(p // count)][p % count] for p in positions], dtype=np.int64)
+
+
+def _order(count: int, epoch: int, seed: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Augmented, normalised training batches of one set of images.
+
+    Attributes:
+        images: N images held as uint8.
+        classes: C, the number of classes; labels become (B, C) probabilities.
+        policy: The augmentation; None only crops the centre.
+    """
+
+    images: Images
+    classes: int
+    preprocessing: Preprocessing
+    policy: Policy | None
+    batch_size: int
+    seed: int
+    device: torch.device
+
+    @property
+    def per_epoch(self) -> int:
+        """Steps that show each image about once."""
+        return max(1, round(len(self.images) / self.batch_size))
+
+    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
+        """Step i's images, float (B, 3, S, S), and label probabilities (B, C); zeros where unlabelled."""
+        chosen = self.images[batch_indices(len(self.images), self.batch_size, step, self.seed)]
+        pixels = chosen.pixels.to(self.device)
+        seed = step_seed(self.seed, step, stream=1)
+        if self.policy is None:
+            pixels = self.preprocessing.centre(pixels)
+        else:
+            pixels = augment(self.policy, pixels, seed=seed)
+        inputs, targets = self.preprocessing.normalise(pixels), self._targets(chosen.labels)
+        if self.policy is not None and bool((chosen.labels >= 0).all()):
+            inputs, targets = mix(inputs, targets, self.policy.params, seed=seed)
+        return inputs.contiguous(memory_format=torch.channels_last), targets
+
+    def _targets(self, labels: Tensor) -> Tensor:
+        known = (labels >= 0).float().unsqueeze(1)
+        return (functional.one_hot(labels.clamp(min=0), self.classes) * known).to(self.device)

@@ -1,0 +1,117 @@
+"""Learning from labelled images: which ones, the loss, and the score that chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from graft.backbones.classifier import Classifier
+from graft.errors import GraftError
+from graft.images.augmentation import Policy
+from graft.images.decoding import Images, load_images
+from graft.images.preprocessing import Preprocessing
+from graft.images.table import ImageTable
+from graft.training.batches import Batches
+from graft.training.device import best_device
+from graft.training.loop import Loss, Validate
+
+
+def labelled_index(table: ImageTable, split: str, domain: str | None = None) -> pd.Index:
+    """Rows of one split that carry a label, of one domain or of all."""
+    index = table.select(split=split, domain=domain)
+    return index[table.rows.loc[index, "label"].to_numpy() >= 0]
+
+
+def validation_index(table: ImageTable) -> pd.Index:
+    """The labelled validation images that choose between epochs and strengths.
+
+    The target's where it has any, since the target is what is tested; otherwise all.
+
+    Raises:
+        GraftError: no split has labelled validation images.
+    """
+    target = labelled_index(table, "val", table.target)
+    chosen = target if len(target) else labelled_index(table, "val")
+    if not len(chosen):
+        raise GraftError(
+            f"the image table {table.path} has no labelled validation image",
+            "raise data.val_fraction, or give a val folder",
+        )
+    return chosen
+
+
+def domain_batches(
+    table: ImageTable,
+    index: pd.Index,
+    preprocessing: Preprocessing,
+    policy: Policy | None,
+    *,
+    batch_size: int,
+    seed: int,
+) -> list[Batches]:
+    """One stream of batches per domain among `index`, each with an equal share of `batch_size`.
+
+    An equal share keeps a few labelled target images from drowning in a large source domain.
+    """
+    domains = table.rows.loc[index, "domain"]
+    present = [domain for domain in table.domains if (domains == domain).any()]
+    return [
+        Batches(
+            images=load_images(table, index[(domains == domain).to_numpy()], preprocessing),
+            classes=len(table.classes),
+            preprocessing=preprocessing,
+            policy=policy,
+            batch_size=max(1, batch_size // len(present)),
+            seed=seed + position,
+            device=best_device(),
+        )
+        for position, domain in enumerate(present)
+    ]
+
+
+def draw(streams: Sequence[Batches], step: int) -> tuple[Tensor, Tensor]:
+    """Step i of every stream, as one batch: float (B, 3, S, S) and label probabilities (B, C)."""
+    inputs, targets = zip(*(batches(step) for batches in streams), strict=True)
+    return torch.cat(inputs).contiguous(memory_format=torch.channels_last), torch.cat(targets)
+
+
+def cross_entropy(model: Classifier, streams: Sequence[Batches], label_smoothing: float) -> Loss:
+    """The loss -sum_c q_c log p_c with smoothed labels q (Szegedy et al. 2016)."""
+
+    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        inputs, targets = draw(streams, step)
+        logits = model(inputs)
+        value = functional.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
+        return value, {"train_accuracy": accuracy(logits, targets)}
+
+    return loss
+
+
+def accuracy(logits: Tensor, targets: Tensor) -> float:
+    """Share of (B, C) logits whose largest entry is the largest of the (B, C) label probabilities."""
+    return float((logits.argmax(1) == targets.argmax(1)).float().mean())
+
+
+def validator(model: Classifier, images: Images) -> Validate:
+    """Accuracy and cross-entropy on labelled validation images."""
+    labels = images.labels.numpy()
+
+    def validate() -> dict[str, float]:
+        probabilities = model.predict_pixels(images.pixels)
+        likelihood = probabilities[np.arange(len(labels)), labels]
+        return {
+            "val_accuracy": float((probabilities.argmax(1) == labels).mean()),
+            "val_loss": float(-np.log(np.clip(likelihood, 1e-12, None)).mean()),
+        }
+
+    return validate
+
+
+def steps_per_epoch(streams: Sequence[Batches]) -> int:
+    """Enough steps to show the largest stream once."""
+    return max(batches.per_epoch for batches in streams)

@@ -1,0 +1,127 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from graft.backbones.classifier import Classifier
+from graft.backbones.trunk import build
+from graft.errors import GraftError
+from graft.images.augmentation import Policy, policy
+from graft.images.decoding import load_images
+from graft.images.table import ImageTable
+from graft.methods.fine_tune import fine_tune
+from graft.methods.pretrain import pretrain
+from graft.methods.scratch import scratch
+from graft.params import Augmentation, FineTuning, Pretrain
+from graft.training.supervised import domain_batches, draw, labelled_index, validation_index
+
+PARAMS = FineTuning(head_epochs=1, epochs=2, batch_size=16, baseline_epochs=2)
+
+
+def classifier(table: ImageTable) -> Classifier:
+    trunk, config = build("digits_cnn", seed=0)
+    torch.manual_seed(0)
+    head = nn.Linear(config.num_features, len(table.classes))
+    return Classifier(trunk, head, config=config, classes=table.classes)
+
+
+def drawn(model: Classifier) -> Policy:
+    return policy(Augmentation(), model.config.preprocessing)
+
+
+def state(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def test_head_only_leaves_the_trunk_bit_identical(table: ImageTable, tmp_path: Path) -> None:
+    model = classifier(table)
+    before = state(model)
+    params = PARAMS.model_copy(update={"method": "head_only"})
+    _, history = fine_tune(table, model, drawn(model), params, work=tmp_path)
+    after = state(model)
+    assert all(torch.equal(before[k], after[k]) for k in before if k.startswith("trunk."))
+    assert not torch.equal(before["head.weight"], after["head.weight"])
+    assert {row["phase"] for row in history} == {"head"}
+
+
+@pytest.mark.parametrize(
+    ("method", "phases"), [("head_then_all", ["head", "all", "all"]), ("all", ["all", "all"])]
+)
+def test_all_layers_learn(table: ImageTable, tmp_path: Path, method: str, phases: list[str]) -> None:
+    model = classifier(table)
+    before = state(model)
+    params = PARAMS.model_copy(update={"method": method, "learning_rate": 0.01})
+    _, history = fine_tune(table, model, drawn(model), params, work=tmp_path)
+    assert [row["phase"] for row in history] == phases
+    assert all(p.requires_grad for p in model.parameters())
+    assert not torch.equal(before["trunk.network.block1.0.weight"], model.trunk.network.block1[0].weight)
+
+
+def test_the_same_seed_gives_the_same_model(table: ImageTable, tmp_path: Path) -> None:
+    models = [classifier(table), classifier(table)]
+    for number, model in enumerate(models):
+        torch.manual_seed(number)  # whatever ran before must not matter
+        fine_tune(table, model, drawn(model), PARAMS, work=tmp_path / str(number))
+    assert all(torch.equal(a, b) for a, b in zip(*(state(m).values() for m in models), strict=True))
+
+
+def test_nothing_learns_from_the_test_split(table: ImageTable, tmp_path: Path) -> None:
+    """With every test label changed, each method finds the same model."""
+    rows = table.rows.copy()
+    rows.loc[rows["split"] == "test", "label"] = 0
+    swapped = dataclasses.replace(table, rows=rows)
+    found = []
+    for number, each in enumerate((table, swapped)):
+        work = tmp_path / str(number)
+        model = classifier(each)
+        trunk, _ = pretrain(each, model.trunk, model.config, Pretrain(epochs=1), seed=0, work=work)
+        fine_tune(each, model, drawn(model), PARAMS, work=work)
+        baseline, _ = scratch(each, model.config, drawn(model), PARAMS, work=work)
+        found.append({**state(model), **{f"scratch.{k}": v for k, v in state(baseline).items()}})
+        assert trunk is model.trunk
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_scratch_knows_nothing_of_the_source(table: ImageTable, tmp_path: Path) -> None:
+    """Training from scratch gives the same model when the source's images are gone."""
+    rows = table.rows.copy()
+    rows.loc[(rows["domain"] == "source") & (rows["split"] == "train"), "split"] = "elsewhere"
+    without = dataclasses.replace(table, rows=rows)
+    model = classifier(table)
+    first, _ = scratch(table, model.config, drawn(model), PARAMS, work=tmp_path / "with")
+    second, _ = scratch(without, model.config, drawn(model), PARAMS, work=tmp_path / "without")
+    assert all(torch.equal(a, b) for a, b in zip(state(first).values(), state(second).values(), strict=True))
+
+
+def test_each_domain_has_an_equal_share_of_a_batch(table: ImageTable) -> None:
+    model = classifier(table)
+    preprocessing = model.config.preprocessing
+    index = labelled_index(table, "train")
+    streams = domain_batches(table, index, preprocessing, None, batch_size=16, seed=0)
+    inputs, targets = draw(streams, step=0)
+    assert [stream.batch_size for stream in streams] == [8, 8]
+    assert inputs.shape == (16, 3, 32, 32)
+    assert torch.equal(targets.sum(1), torch.ones(16))
+    sources = set(streams[0].images.rows["domain"]), set(streams[1].images.rows["domain"])
+    assert sources == ({"source"}, {"target"})
+
+
+def test_validation_is_the_targets(table: ImageTable) -> None:
+    assert set(table.rows.loc[validation_index(table), "domain"]) == {"target"}
+
+
+def test_without_validation_images_the_fix_is_named(table: ImageTable) -> None:
+    rows = table.rows[table.rows["split"] != "val"]
+    with pytest.raises(GraftError, match=r"no labelled validation image\n  fix: raise data.val_fraction"):
+        validation_index(dataclasses.replace(table, rows=rows))
+
+
+def test_pretraining_learns_the_source(table: ImageTable, tmp_path: Path) -> None:
+    trunk, config = build("digits_cnn", seed=0)
+    params = Pretrain(epochs=10, batch_size=16, learning_rate=0.003)
+    _, history = pretrain(table, trunk, config, params, seed=0, work=tmp_path)
+    assert max(row["val_accuracy"] for row in history) > 0.8
+    images = load_images(table, labelled_index(table, "val", "source"), config.preprocessing)
+    assert len(images) > 0
