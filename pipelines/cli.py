@@ -62,7 +62,8 @@ def import_(source: str, destination: Path, root: Path | None) -> None:
     for domain, splits in summary["counts"].items():
         for split, classes in splits.items():
             named = "/".join(part for part in (domain, split) if part) or "images"
-            click.echo(f"  {named}: {sum(classes.values())} images, {len(classes)} classes")
+            labelled = "unlabelled" if set(classes) == {""} else f"{len(classes)} classes"
+            click.echo(f"  {named}: {sum(classes.values())} images, {labelled}")
 
 
 @graft.command("compile")

@@ -129,6 +129,7 @@ def _gather(run: Path) -> None:
         "scores": "scores.json",
         "decision": "decision.json",
         "registered": "registered.json",
+        "winner": "winner",
     }
     for path in sorted((run / "artifacts").glob("*/*/*")):
         if name := wanted.get(path.name):

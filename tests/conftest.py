@@ -24,25 +24,6 @@ def shared() -> Path:
     return folder
 
 
-# Seconds instead of minutes: everything the chain does, on few images and for few steps.
-TINY = (
-    "backbone.pretrain.epochs=2",
-    "backbone.pretrain.batch_size=16",
-    "augmentation.views=1",
-    "feature_extraction.path=3",
-    "fine_tuning.head_epochs=1",
-    "fine_tuning.epochs=2",
-    "fine_tuning.batch_size=16",
-    "fine_tuning.baseline_epochs=2",
-    "domain_adaptation.epochs=2",
-    "domain_adaptation.batch_size=8",
-    "domain_adaptation.target_epochs=1",
-    "evaluation.min_accuracy=0.05",
-    "evaluation.max_calibration_error=1.0",
-    "evaluation.bootstrap=200",
-    "registry.model_name=tiny",
-)
-
 SHAPES = ("bar", "disc", "frame")
 
 

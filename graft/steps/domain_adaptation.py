@@ -48,4 +48,4 @@ def _adapt(
     drawn = policy(read_policy(views), model.config.preprocessing)
     model, history = dann(table, model, drawn, params, work=work)
     model, more = tune_on_target(table, model, drawn, params, work=work)
-    save_trained(model, history + more, adapted, params.method)
+    save_trained(model, history + more, adapted, method=params.method, chosen="the last epoch of each phase")

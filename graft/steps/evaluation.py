@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from graft.backbones.classifier import load_classifier
+from graft.errors import GraftError
 from graft.evaluation.candidates import Champion
 from graft.evaluation.evaluate import evaluate
 from graft.params import Evaluation, Registry, parse
@@ -74,5 +75,10 @@ def _champion(params: Registry) -> Champion | None:
     current = registered_champion(params)
     if current is None:
         return None
-    model = load_classifier(current.folder) if current.folder else None
-    return Champion(current.version, model, current.problem, current.weights_sha256)
+    model, problem = None, current.problem
+    if current.folder:
+        try:
+            model = load_classifier(current.folder)
+        except GraftError as error:  # a challenger is then judged by absolute limits
+            problem = error.problem
+    return Champion(current.version, model, problem, current.weights_sha256)

@@ -18,6 +18,8 @@ from graft.steps.running import run_step
 from graft.training.device import best_device
 from graft.training.loop import History
 
+BEST = "the epoch of each phase with the best validation accuracy"
+
 
 def run(
     *,
@@ -55,15 +57,16 @@ def _train(
     _, config = load_backbone(network)
     drawn = policy(read_policy(views), config.preprocessing)
     model = load_classifier(probe).to(best_device())
-    save_trained(*fine_tune(table, model, drawn, params, work=work), fine_tuned, params.method)
+    model, history = fine_tune(table, model, drawn, params, work=work)
+    save_trained(model, history, fine_tuned, method=params.method, chosen=BEST)
     if params.baseline:
         baseline, history = train_from_scratch(table, config, drawn, params, work=work)
-        save_trained(baseline, history, scratch, "scratch")
+        save_trained(baseline, history, scratch, method="scratch", chosen=BEST)
     else:
         write_skipped(scratch, "fine_tuning.baseline is off")
 
 
-def save_trained(model: Classifier, history: History, folder: Path, method: str) -> None:
-    """Store a classifier with the history of its training."""
-    save_classifier(model.cpu(), folder, method=method)
+def save_trained(model: Classifier, history: History, folder: Path, *, method: str, chosen: str) -> None:
+    """Store a classifier with the history of its training and how its epoch was chosen."""
+    save_classifier(model.cpu(), folder, method=method, extra={"chosen": chosen})
     write_json(folder / "history.json", history)

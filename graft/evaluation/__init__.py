@@ -1,0 +1,1 @@
+"""Scores with uncertainty, paired comparison, the gate and the report."""
