@@ -6,7 +6,7 @@ from components.base import component
 
 
 @component
-def augmentation(augmentation: dict, images: Input[Dataset], views: Output[Dataset]):
+def augmentation(augmentation: dict, images: Input[Dataset], views: Output[Dataset]) -> None:
     """Write augmented views of the training images, the policy, and a picture of both.
 
     Args:

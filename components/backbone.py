@@ -6,7 +6,7 @@ from components.base import component
 
 
 @component
-def backbone(backbone: dict, images: Input[Dataset], network: Output[Model]):
+def backbone(backbone: dict, images: Input[Dataset], network: Output[Model]) -> None:
     """Fetch or pretrain the backbone; write it as safetensors with its preprocessing and hash.
 
     Args:

@@ -6,7 +6,7 @@ from components.base import component
 
 
 @component
-def data_validation(data: dict, folder: str, images: Output[Dataset], docs: Output[Artifact]):
+def data_validation(data: dict, folder: str, images: Output[Dataset], docs: Output[Artifact]) -> None:
     """Decode every image, split, find duplicates and leaks, and hold the table to its expectations.
 
     Args:

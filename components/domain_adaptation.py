@@ -12,7 +12,7 @@ def domain_adaptation(
     views: Input[Dataset],
     fine_tuned: Input[Model],
     adapted: Output[Model],
-):
+) -> None:
     """Adapt the fine-tuned classifier from the source to the target domain; skipped for one domain.
 
     Args:

@@ -19,7 +19,7 @@ def evaluation(
     winner: Output[Model],
     decision: Output[Artifact],
     report: Output[HTML],
-):
+) -> None:
     """Score every candidate and the champion, compare them image by image, decide and report.
 
     Args:

@@ -13,7 +13,7 @@ def feature_extraction(
     network: Input[Model],
     features: Output[Dataset],
     probe: Output[Model],
-):
+) -> None:
     """Extract features of images and views; fit logistic regression along its regularisation path.
 
     Args:

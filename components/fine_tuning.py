@@ -14,7 +14,7 @@ def fine_tuning(
     probe: Input[Model],
     fine_tuned: Output[Model],
     scratch: Output[Model],
-):
+) -> None:
     """Fine-tune from the probe's head; also train the same architecture from scratch, as baseline.
 
     Args:

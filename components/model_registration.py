@@ -17,7 +17,7 @@ def model_registration(
     decision: Input[Artifact],
     report: Input[HTML],
     registered: Output[Artifact],
-):
+) -> None:
     """Register the winner as challenger, and as champion when the decision says so.
 
     Args:

@@ -57,13 +57,13 @@ def summary_page(summary: dict[str, Any], run: Path) -> Group:
 
 
 def _candidates(summary: dict[str, Any]) -> Table:
-    table = Table(title="Candidates on the held-out test images", title_justify="left")
-    for column in ("candidate", "accuracy", "95 % interval", "macro F1", "calibration error", "one image"):
+    table = Table(title="Candidates on the held-out test images (★ winner; ECE: calibration error)", title_justify="left")
+    for column in ("candidate", "accuracy", "95 % interval", "macro F1", "ECE", "one image"):
         table.add_column(column, justify="left" if column == "candidate" else "right")
     winner = summary["decision"].get("winner")
     for name, scores in summary["candidates"].items():
         table.add_row(
-            f"{name} (winner)" if name == winner else name,
+            f"{name} ★" if name == winner else name,
             f"{100 * scores['accuracy']:.1f} %",
             f"{100 * scores['accuracy_low']:.1f} to {100 * scores['accuracy_high']:.1f}",
             f"{scores['macro_f1']:.3f}",

@@ -13,6 +13,7 @@ from graft.images.table import read_table
 from graft.methods.pretrain import pretrain
 from graft.params import Backbone, parse
 from graft.steps.running import run_step
+from graft.training.loop import History
 
 
 def run(*, backbone: Mapping[str, Any], images: str, network: str) -> None:
@@ -29,7 +30,7 @@ def run(*, backbone: Mapping[str, Any], images: str, network: str) -> None:
 def _prepare(*, backbone: Mapping[str, Any], images: Path, network: Path, work: Path) -> None:
     params = parse(Backbone, backbone, "params: backbone")
     trunk, config = prepare(params)
-    history = []
+    history: History = []
     if params.weights == "pretrain":
         trunk, history = pretrain(
             read_table(images), trunk, config, params.pretrain, seed=params.seed, work=work

@@ -43,7 +43,8 @@ class Workplace:
         return json.loads((self.latest / "summary.json").read_text())
 
     def environment(self) -> dict[str, str]:
-        here = {name: value for name, value in os.environ.items() if not name.startswith(("GRAFT_", "MLFLOW_"))}
+        mine = ("GRAFT_", "MLFLOW_")
+        here = {name: value for name, value in os.environ.items() if not name.startswith(mine)}
         tools = str(Path(sys.executable).parent)
         return here | {"PATH": f"{tools}{os.pathsep}{here['PATH']}", "MLFLOW_DISABLE_TELEMETRY": "true"}
 

@@ -40,7 +40,7 @@ def test_loops_are_refused(tmp_path: Path) -> None:
         with dsl.ParallelFor(["a", "b"]) as item:
             act(x=item)
 
-    with pytest.raises(GraftError, match="dsl.ParallelFor"):
+    with pytest.raises(GraftError, match=r"dsl\.ParallelFor"):
         refuse_local_surprises(compiled(looping, tmp_path))
 
 
@@ -50,7 +50,7 @@ def test_exit_handlers_are_refused(tmp_path: Path) -> None:
         with dsl.ExitHandler(act()):
             ask()
 
-    with pytest.raises(GraftError, match="dsl.ExitHandler"):
+    with pytest.raises(GraftError, match=r"dsl\.ExitHandler"):
         refuse_local_surprises(compiled(handled, tmp_path))
 
 
