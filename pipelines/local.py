@@ -132,8 +132,12 @@ def _gather(run: Path) -> None:
         "winner": "winner",
     }
     for path in sorted((run / "artifacts").glob("*/*/*")):
-        if name := wanted.get(path.name):
-            (run / name).symlink_to(os.path.relpath(path, run))
+        if not (name := wanted.get(path.name)):
+            continue
+        if path.is_dir():
+            (run / name).symlink_to(os.path.relpath(path, run), target_is_directory=True)
+        else:
+            shutil.copy(path, run / name)  # a browser judges a link by the name it points to
     sheet = next((run / "artifacts").glob("*/*/views/sheet.png"), None)
     if sheet:
         shutil.copy(sheet, run / "augmentation.png")

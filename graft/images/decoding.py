@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 
@@ -180,13 +181,23 @@ def load_images(table: ImageTable, index: pd.Index, preprocessing: Preprocessing
     side = preprocessing.resize_size
     pixels = np.empty((len(index), 3, side, side), np.uint8)
     rows = table.rows.loc[index]
-    with ThreadPoolExecutor(workers()) as pool:
+    with threads() as pool:
         chunks = (index[start : start + CHUNK] for start in range(0, len(index), CHUNK))
         decoded = chain.from_iterable(_decode_chunk(pool, table, chunk, preprocessing) for chunk in chunks)
         for position, image in enumerate(track(decoded, "decoding", total=len(index), unit="images")):
             pixels[position] = image
     facts = rows[["sha256", "path", "domain", "split"]].reset_index(drop=True)
     return Images(torch.from_numpy(pixels), torch.tensor(rows["label"].to_numpy()), facts)
+
+
+@contextmanager
+def threads() -> Iterator[ThreadPoolExecutor]:
+    """A pool with a thread per core; what is not begun when the body is left (by Ctrl-C, say) never is."""
+    pool = ThreadPoolExecutor(workers())
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def workers() -> int:

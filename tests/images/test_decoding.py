@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import struct
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from graft.errors import GraftError
-from graft.images.decoding import BrokenImage, Images, decode, load_images, to_pixels
+from graft.images.decoding import BrokenImage, Images, decode, load_images, threads, to_pixels
 from graft.images.preprocessing import Preprocessing
 from graft.images.table import read_table, write_table
 
@@ -241,6 +242,20 @@ def test_images_can_be_indexed(index: Any) -> None:
     images = Images(torch.arange(4).view(4, 1, 1, 1), torch.arange(4), rows)[index]
     assert images.labels.tolist() == images.pixels.flatten().tolist() == [1, 2]
     assert images.rows["sha256"].to_dict() == {0: "b", 1: "c"}
+
+
+def test_leaving_early_drops_what_is_not_begun() -> None:
+    begun: list[int] = []
+
+    def work(number: int) -> int:
+        begun.append(number)
+        time.sleep(0.01)
+        return number
+
+    with pytest.raises(KeyboardInterrupt), threads() as pool:
+        for _ in pool.map(work, range(10_000)):
+            raise KeyboardInterrupt
+    assert len(begun) < 1000
 
 
 def test_a_table_that_rotted_is_named(tmp_path: Path, photo: Photo, encoded: Encode) -> None:

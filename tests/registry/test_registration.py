@@ -63,6 +63,7 @@ def test_the_run_holds_everything(enter: Enter, candidate: Candidate, client: Ml
     run = client.get_run(result["run_id"])
     assert run.info.run_name == "monday"
     assert run.data.metrics == {"accuracy.probe": 0.9, "accuracy.adapted": 0.5, "seconds.probe": 2.0}
+    assert run.inputs is not None
     assert [each.dataset.digest for each in run.inputs.dataset_inputs] == ["a" * 32]
     names = {file.path for file in client.list_artifacts(result["run_id"])}
     assert names == {"decision.json", "scores.json", "report.html", "predictions.parquet"}
