@@ -53,8 +53,8 @@ ui: $(INSTALLED) ## serve the local MLflow on http://127.0.0.1:5000
 	$(BIN)/mlflow server --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000
 
 lock: ## renew requirements.txt from pyproject.toml (needs uv)
-	uv pip compile --quiet --universal --python-version 3.10 --group dev --no-annotate --no-header pyproject.toml \
-		| grep -vE '^(nvidia-|cuda-|triton)' > requirements.txt.new
+	(head -1 requirements.txt; uv pip compile --quiet --universal --python-version 3.10 --group dev \
+		--no-annotate --no-header pyproject.toml | grep -vE '^(nvidia-|cuda-|triton)') > requirements.txt.new
 	mv requirements.txt.new requirements.txt
 
 clean: ## remove runs and what steps keep for reuse; data, models and .venv stay

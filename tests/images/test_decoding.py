@@ -252,9 +252,13 @@ def test_leaving_early_drops_what_is_not_begun() -> None:
         time.sleep(0.01)
         return number
 
-    with pytest.raises(KeyboardInterrupt), threads() as pool:
-        for _ in pool.map(work, range(10_000)):
-            raise KeyboardInterrupt
+    def interrupted() -> None:
+        with threads() as pool:
+            for _ in pool.map(work, range(10_000)):
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert len(begun) < 1000
 
 

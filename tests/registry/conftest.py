@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +41,17 @@ def registry(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture(scope="session")
 def candidate(tmp_path_factory: pytest.TempPathFactory) -> Candidate:
-    """Makes a classifier's folder; another seed gives other weights."""
+    """Makes a classifier's folder; another seed gives other weights, the same seed the same folder."""
 
+    @cache
     def make(seed: int = 0, backbone: str = "digits_cnn") -> Path:
         folder = tmp_path_factory.mktemp("step") / "winner"
         trunk, config = build(backbone, seed=seed)
         head = nn.Linear(config.num_features, len(CLASSES))
         with torch.no_grad():
             generator = torch.Generator().manual_seed(seed)
-            head.weight.copy_(torch.randn(head.weight.shape, generator=generator))
+            for weights in (head.weight, head.bias):
+                weights.copy_(torch.randn(weights.shape, generator=generator))
         save_classifier(Classifier(trunk, head, config=config, classes=CLASSES), folder, method="probe")
         return folder
 

@@ -189,6 +189,33 @@ def test_artifacts_stand_beside_the_database(registry: Registry, tmp_path: Path)
     assert tracking.experiment_id(client, uri, "trial") == made
 
 
+def test_a_new_database_waits_for_the_disk_once_its_tables_are_made(tmp_path: Path) -> None:
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    opened: list[sqlite3.Connection] = []
+
+    def connected(connection: sqlite3.Connection, _: object) -> None:
+        opened.append(connection)
+
+    event.listen(Engine, "connect", connected)
+    try:
+        client = tracking.reach(f"sqlite:///{tmp_path / 'mlflow.db'}")
+        client.create_experiment("kept")
+    finally:
+        event.remove(Engine, "connect", connected)
+    alive = [connection for connection in opened if _is_open(connection)]
+    assert alive
+    assert [each.execute("PRAGMA synchronous").fetchone() for each in alive] == [(2,)] * len(alive)
+
+
+def _is_open(connection: sqlite3.Connection) -> bool:
+    try:
+        return bool(connection.execute("SELECT 1").fetchone())
+    except sqlite3.ProgrammingError:
+        return False
+
+
 def test_a_deleted_experiment_is_named_with_its_way_back(registry: Registry) -> None:
     uri = str(registry.tracking_uri)
     client: MlflowClient = tracking.reach(uri)
