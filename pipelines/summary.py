@@ -53,7 +53,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def summary_page(summary: dict[str, Any], run: Path) -> Group:
     """The candidates, the decision with its reasons, and where to look next, for a terminal."""
-    return Group(_candidates(summary), *_decision(summary), *_places(summary, run))
+    return Group(_candidates(summary), *_skipped(summary), *_decision(summary), *_places(summary, run))
 
 
 def _candidates(summary: dict[str, Any]) -> Table:
@@ -71,9 +71,13 @@ def _candidates(summary: dict[str, Any]) -> Table:
             f"{scores['latency_ms']:.1f} ms",
             style="bold" if name == winner else "",
         )
-    for name, reason in summary["skipped"].items():
-        table.add_row(name, f"skipped: {reason}", style="dim")
     return table
+
+
+def _skipped(summary: dict[str, Any]) -> list[Text]:
+    return [
+        Text(f"{name} was skipped: {reason}", style="dim") for name, reason in summary["skipped"].items()
+    ]
 
 
 def _decision(summary: dict[str, Any]) -> list[Text]:

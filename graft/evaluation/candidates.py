@@ -26,12 +26,14 @@ class Champion:
         model: The classifier, or None where it cannot be used.
         problem: Why it cannot be used, or None.
         weights_sha256: Of its weights; a candidate with the same is the champion itself.
+        data_md5: Of the data it was registered from, or None where nothing says so.
     """
 
     version: str
     model: Classifier | None = None
     problem: str | None = None
     weights_sha256: str | None = None
+    data_md5: str | None = None
 
 
 @dataclass(frozen=True)

@@ -146,11 +146,13 @@ def _conclude(
     selection = select(list(candidates), predictions, table, params)
     cost = _costs(table, candidates, champion, judged)
     comparisons = _against(judged, selection.winner, params)
+    parts = _parts(table, predictions)
     rules = decide(
-        Measured(scores[selection.winner], cost[selection.winner]),
-        _incumbent(champion, scores, candidates[selection.winner]),
+        Measured(scores[selection.winner], cost[selection.winner], _by_domain(parts[selection.winner])),
+        _incumbent(champion, scores, candidates[selection.winner], parts),
         comparisons.get(CHAMPION),
         params,
+        chosen_from=len(candidates) if selection.split == "test" else 1,
     )
     transfer = _transfer(judged, list(candidates), params)
     return Findings(
@@ -161,13 +163,13 @@ def _conclude(
         champion=champion,
         predictions=predictions,
         scores=scores,
-        parts=_parts(table, predictions),
+        parts=parts,
         costs=cost,
         selection=selection,
         comparisons=comparisons,
         transfer=transfer,
         rules=rules,
-        notes=notes(table.classes, candidates, champion, judged, selection.winner, transfer, params),
+        notes=notes(table, candidates, champion, judged, selection.winner, transfer, params),
     )
 
 
@@ -210,6 +212,11 @@ def _parts(table: ImageTable, predictions: Predictions) -> dict[str, dict[tuple[
     }
 
 
+def _by_domain(parts: Mapping[tuple[str, str], Scores]) -> dict[str, Scores]:
+    """The test images of each domain, or its validation images where it has no test images."""
+    return {domain: parts.get((domain, "test"), scores) for (domain, _), scores in parts.items()}
+
+
 def _against(judged: Predictions, winner: str, params: Evaluation) -> dict[str, Comparison]:
     others = [name for name in judged.probabilities if name != winner]
     return {other: _compare(judged, winner, other, params) for other in others}
@@ -226,7 +233,10 @@ def _compare(judged: Predictions, name: str, other: str, params: Evaluation) -> 
 
 
 def _incumbent(
-    champion: Champion | None, scores: Mapping[str, Scores], winner: Candidate
+    champion: Champion | None,
+    scores: Mapping[str, Scores],
+    winner: Candidate,
+    parts: Mapping[str, Mapping[tuple[str, str], Scores]],
 ) -> Incumbent | None:
     if champion is None:
         return None
@@ -237,4 +247,5 @@ def _incumbent(
         scores=scores.get(CHAMPION),
         problem=champion.problem,
         identical=sha256 is not None and sha256 == champion.weights_sha256 and same_classes,
+        domains=_by_domain(parts.get(CHAMPION, {})),
     )

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from graft.evaluation.candidates import Cost
-from graft.evaluation.comparison import Comparison
+from graft.evaluation.comparison import Comparison, chance
 from graft.evaluation.scores import ClassScore, Scores
 from graft.params import Evaluation
 
 EPSILON = 1e-9  # 0.8 - 0.7 is a little more than 0.1
+LEVEL = 0.025  # of the one-sided test, as the lower end of a 95 % interval has
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,17 @@ class Rule:
 
 @dataclass(frozen=True)
 class Measured:
-    """What the gate knows of a model."""
+    """What the gate knows of a model.
+
+    Attributes:
+        scores: On the images that decide.
+        cost: Of one answer.
+        domains: On the held-out images of each domain, by its name; may be empty.
+    """
 
     scores: Scores
     cost: Cost
+    domains: Mapping[str, Scores] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -53,12 +61,14 @@ class Incumbent:
         scores: On the same images as the challenger's, or None.
         problem: Why there are no scores.
         identical: The challenger is this model.
+        domains: As the challenger's, on the same images.
     """
 
     version: str
     scores: Scores | None = None
     problem: str | None = None
     identical: bool = False
+    domains: Mapping[str, Scores] = field(default_factory=dict)
 
 
 def choose(candidates: Mapping[str, Scores]) -> str:
@@ -71,14 +81,23 @@ def decide(
     champion: Incumbent | None,
     comparison: Comparison | None,
     params: Evaluation,
+    *,
+    chosen_from: int = 1,
 ) -> list[Rule]:
     """Every rule, passed or not; the challenger is promoted if all pass.
+
+    Two rules ask whether the gain is more than luck. The paired bootstrap's lower end is what people
+    read; McNemar's exact test holds where few images differ and the bootstrap is too hopeful (see
+    `comparison.chance`). Together they promote an equal challenger in less than 2.5 % of cases.
 
     Args:
         challenger: The winning candidate.
         champion: None where none is registered. Without scores, absolute limits apply.
         comparison: Challenger against champion; needed where the champion has scores.
         params: The limits.
+        chosen_from: Among how many candidates these same images chose the challenger; 1 where other
+            images did. The best of K has K chances to be lucky, so each gets a K-th of the level
+            (Bonferroni).
     """
     if champion is not None and champion.identical:
         text = f"already champion: the winner has the weights of version {champion.version}"
@@ -90,7 +109,9 @@ def decide(
             Rule("new_model", True, None, None, f"differs from the champion, version {champion.version}"),
             _gain(comparison, params),
             _lower_bound(comparison, params),
+            _chance(comparison, params, chosen_from),
             _class_drop(challenger.scores.per_class, champion.scores.per_class, params),
+            *_domain_drop(challenger.domains, champion.domains, params),
         ]
     return [*against, _calibration(challenger.scores, params), _latency(challenger.cost, params)]
 
@@ -157,6 +178,41 @@ def _class_drop(challenger: Iterable[ClassScore], champion: Iterable[ClassScore]
     if 1 / now.support > limit:
         text += f" (one image is {_points(1 / now.support, sign='')}: too few images to tell)"
     return Rule("class_drop", drop <= limit + EPSILON, drop, limit, text)
+
+
+def _chance(comparison: Comparison, params: Evaluation, chosen_from: int) -> Rule:
+    gained, lost, limit = comparison.only_challenger, comparison.only_other, LEVEL / chosen_from
+    value = chance(gained, lost, comparison.images, tolerance=params.tolerance)
+    worse = f"{_points(params.tolerance, sign='')} worse than" if params.tolerance else "only as good as"
+    test = "Tango's score test" if params.tolerance else "McNemar's exact test"
+    text = f"a challenger {worse} the champion does so well with probability {value:.2g} ({test}); at most {limit:.2g} is allowed"
+    if chosen_from > 1:
+        text += (
+            f", which is {LEVEL:.2g} shared by the {chosen_from} candidates that the same images chose from"
+        )
+    return Rule("beyond_chance", value <= limit, value, limit, text)
+
+
+def _domain_drop(
+    challenger: Mapping[str, Scores], champion: Mapping[str, Scores], params: Evaluation
+) -> list[Rule]:
+    """One rule where there are several domains, none where there is one: the gain says it already."""
+    shared = [name for name in challenger if name in champion]
+    if len(shared) < 2:
+        return []
+    limit = params.max_class_drop
+    worst = max(shared, key=lambda name: champion[name].accuracy - challenger[name].accuracy)
+    now, before = challenger[worst], champion[worst]
+    drop = before.accuracy - now.accuracy
+    if drop <= 0:
+        return [
+            Rule("domain_drop", True, drop, limit, "no domain is recognised less often than by the champion")
+        ]
+    text = (
+        f"domain {worst!r} falls most: accuracy {_percent(before.accuracy)} to {_percent(now.accuracy)} of "
+        f"{now.images} held-out images; at most {_points(limit, sign='')} is allowed"
+    )
+    return [Rule("domain_drop", drop <= limit + EPSILON, drop, limit, text)]
 
 
 def _calibration(scores: Scores, params: Evaluation) -> Rule:

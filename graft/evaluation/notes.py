@@ -9,11 +9,12 @@ import numpy as np
 from graft.evaluation.candidates import BASELINE, CHAMPION, Candidate, Champion
 from graft.evaluation.comparison import Comparison, compare
 from graft.evaluation.predictions import Predictions
+from graft.images.table import ImageTable
 from graft.params import Evaluation
 
 
 def notes(
-    classes: Sequence[str],
+    table: ImageTable,
     candidates: Mapping[str, Candidate],
     champion: Champion | None,
     judged: Predictions,
@@ -21,14 +22,28 @@ def notes(
     transfer: Mapping[str, Comparison],
     params: Evaluation,
 ) -> list[str]:
-    """All sentences: negative transfer, and classes that differ."""
+    """All sentences: negative transfer, classes that differ, and data that changed."""
+    classes = table.classes
     said = negative_transfer(winner, transfer)
     for name, candidate in candidates.items():
         said += differing_classes(name, candidate.model.classes, classes, judged)
     if champion is not None and champion.model is not None:
         said += differing_classes("The champion", champion.model.classes, classes, judged)
         said += _on_shared_classes(champion.model.classes, classes, judged, winner, params)
-    return said
+    return said + changed_data(champion, table.data_md5, judged)
+
+
+def changed_data(champion: Champion | None, data_md5: str, judged: Predictions) -> list[str]:
+    """That the champion comes from other data than today's, where it does."""
+    if champion is None or champion.data_md5 in (None, data_md5):
+        return []
+    came = f"The champion was registered from other data (md5 {champion.data_md5}) than today's ({data_md5})"
+    if champion.model is None:
+        return [f"{came}."]
+    return [
+        f"{came}: it was scored again on today's {len(judged.rows)} test images, and its stored scores were "
+        "not used. Those that it learned from, if any, flatter it."
+    ]
 
 
 def negative_transfer(winner: str, transfer: Mapping[str, Comparison]) -> list[str]:

@@ -26,7 +26,9 @@ FAILURES = {
     "min_accuracy": "the best candidate's accuracy is too low",
     "gain": "no candidate gains enough",
     "gain_beyond_noise": "the gain is within noise",
+    "beyond_chance": "so small a gain can be luck",
     "class_drop": "a class falls too far",
+    "domain_drop": "a domain falls too far",
     "calibration": "the challenger's probabilities are too far off",
     "latency": "the challenger is too slow",
 }

@@ -12,17 +12,14 @@ each other, and a batch depends on nothing but its pixels, the policy and the se
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from graft.errors import GraftError
@@ -30,6 +27,7 @@ from graft.files import read_json, write_json
 from graft.images.colour import jitter
 from graft.images.draws import NOISE, draw_colour, draw_flips, draw_warp, uniforms
 from graft.images.preprocessing import Preprocessing
+from graft.images.threads import one_core
 from graft.images.warping import warp
 from graft.params import Augmentation, parse
 
@@ -112,37 +110,18 @@ def augment_by(policy: Policy, pixels: Tensor, draws: np.ndarray) -> Tensor:
     stored, size = policy.preprocessing.resize_size, policy.preprocessing.input_size
     if pixels.dtype != torch.uint8 or pixels.shape[1:] != (3, stored, stored):
         raise ValueError(f"expected uint8 (N, 3, {stored}, {stored}), got {pixels.dtype} {pixels.shape}")
-    step = max(1, CHUNK // size**2) if pixels.device.type == "cpu" else max(1, len(pixels))
+    if pixels.device.type != "cpu":
+        return _augment_chunk(policy, pixels, draws)
+    step = max(1, CHUNK // size**2)
 
     def chunk(start: int) -> Tensor:
-        here = slice(start, start + step)
-        with _one_core(pixels.device):
-            return _augment_chunk(policy, pixels[here], draws[here])
+        with one_core():
+            return _augment_chunk(policy, pixels[start : start + step], draws[start : start + step])
 
     starts = range(0, len(pixels), step)
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # starts no thread for a single chunk
         made = list(pool.map(chunk, starts) if len(starts) > 1 else map(chunk, starts))
     return torch.cat(made) if made else pixels.new_empty((0, 3, size, size))
-
-
-@contextmanager
-def _one_core(device: torch.device) -> Iterator[None]:
-    """Keep torch's operators to the thread that calls them.
-
-    A chunk is a hundred small operators. Were each shared out to all cores, each would wait for the
-    slowest of them, which on a busy machine takes ten times as long as the work.
-    """
-    if device.type != "cpu":
-        yield
-        return
-    torch.get_num_threads()  # torch sets a new thread's number once, and must have done so before
-    with _thread_pools().limit(limits=1, user_api="openmp"):
-        yield
-
-
-@cache
-def _thread_pools() -> ThreadpoolController:
-    return ThreadpoolController()
 
 
 def _augment_chunk(policy: Policy, pixels: Tensor, draws: np.ndarray) -> Tensor:

@@ -17,8 +17,9 @@ from graft.images.view_making import decode_squares, make_views
 from graft.params import Augmentation
 
 CELL, GAP, GROUP_GAP, BLOCK_GAP = 88, 4, 12, 36  # pixels: a tile; between tiles, examples, domains
-MARGIN, TITLES, HEADER = 24, 120, 118  # pixels: all around, row titles, above the rows
+MARGIN, TITLES, HEADER = 24, 120, 134  # pixels: all around, row titles, above the rows
 COLUMNS = 12  # tiles in a row, about
+MIN_WIDTH = 1000  # pixels: all the words of a policy fit in two lines
 MOST_VIEWS, MOST_ROWS = 6, 40
 INK, PALE, ACCENT = "#222222", "#6b6b6b", "#d9480f"
 
@@ -71,8 +72,8 @@ def describe(params: Augmentation) -> list[str]:
         f"saturation ±{p.saturation:g}": p.saturation,
         f"hue ±{p.hue:g}": p.hue,
         f"noise {p.noise:g}": p.noise,
-        f"mixup {p.mixup:g} (in training only)": p.mixup,
-        f"cutmix {p.cutmix:g} (in training only)": p.cutmix,
+        f"mixup {p.mixup:g} in training": p.mixup,
+        f"cutmix {p.cutmix:g} in training": p.cutmix,
     }
     return [words for words, on in said.items() if on] or ["nothing is on"]
 
@@ -94,7 +95,7 @@ def _blank(table: ImageTable, labels: list[int], shown: int, each: int, params: 
     width = _block_left(len(table.domains), shown, each) - BLOCK_GAP + MARGIN
     left_out = len(labels) - MOST_ROWS
     height = _top(min(len(labels), MOST_ROWS)) + (20 if left_out > 0 else 0) + MARGIN - GAP
-    sheet = Image.new("RGB", (max(width, 760), height), "white")
+    sheet = Image.new("RGB", (max(width, MIN_WIDTH), height), "white")
     draw = ImageDraw.Draw(sheet)
     written = "their views" if params.views else "what training draws (no views are written)"
     draw.text((MARGIN, MARGIN), f"Training images beside {written}", INK, font=_font(22))

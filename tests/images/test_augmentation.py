@@ -235,6 +235,9 @@ def test_elastic_moves_pixels_by_the_deviation_asked_for() -> None:
     assert made.displacement is not None
     assert made.displacement[..., [0, -1], :][..., [0, -1]].std() == pytest.approx(2.0, rel=0.05)
     assert 1 < made.displacement.std() < 2
+    theirs = compose(policy(only(elastic=2.0), Preprocessing(32, 32))).transforms[-1]
+    fields = [theirs.make_params([torch.zeros(3, 32, 32)])["displacement"] * 16 for _ in range(50)]
+    assert torch.stack(fields).std() == pytest.approx(2.0, rel=0.25)
 
 
 def test_outside_the_image_lies_its_mirror_image_not_black() -> None:
@@ -338,6 +341,20 @@ def test_threads_do_not_disturb_each_other() -> None:
     for thread in threads:
         thread.join()
     assert all(torch.equal(found[seed], image) for seed, image in enumerate(expected))
+
+
+def test_torch_keeps_its_threads_and_inference_mode_makes_no_difference() -> None:
+    chosen, pixels = policy(Augmentation(**ALL), Preprocessing(64, 64)), noise_images(200, 64)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with torch.inference_mode():
+            inferred = augment(chosen, pixels, seed=0)
+        assert torch.get_num_threads() == 2
+        torch.set_num_threads(1)
+        assert torch.equal(inferred, augment(chosen, pixels, seed=0))
+    finally:
+        torch.set_num_threads(threads)
 
 
 @given(st.booleans(), st.booleans())

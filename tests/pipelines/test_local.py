@@ -110,7 +110,7 @@ def test_one_domain_skips_adaptation_and_says_so(workplace: Workplace, two_domai
     assert done.returncode == 0, done.stdout + done.stderr
     assert "one domain" in workplace.summary["skipped"]["adapted"]
     assert set(workplace.summary["candidates"]) == {"probe", "fine_tuned", "scratch"}
-    assert "skipped: one domain" in done.stdout
+    assert "adapted was skipped: one domain" in done.stdout
 
 
 def test_bad_data_fails_with_its_fix_and_leaves_its_evidence(workplace: Workplace, tmp_path: Path) -> None:
