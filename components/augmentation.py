@@ -14,6 +14,11 @@ def augmentation(augmentation: dict, images: Input[Dataset], views: Output[Datas
         images: The image table.
         views: The views as Parquet, policy.json and sheet.png.
     """
-    from graft.steps.augmentation import run
+    from graft.steps import run
 
-    run(augmentation=augmentation, images=images.path, views=views.path)
+    run(
+        "augmentation",
+        settings={"augmentation": augmentation},
+        inputs={"images": images.path},
+        outputs={"views": views.path},
+    )

@@ -14,6 +14,11 @@ def backbone(backbone: dict, images: Input[Dataset], network: Output[Model]) -> 
         images: The image table; read only when the backbone is pretrained on the source domain.
         network: The backbone.
     """
-    from graft.steps.backbone import run
+    from graft.steps import run
 
-    run(backbone=backbone, images=images.path, network=network.path)
+    run(
+        "backbone",
+        settings={"backbone": backbone},
+        inputs={"images": images.path},
+        outputs={"network": network.path},
+    )

@@ -11,10 +11,15 @@ def data_validation(data: dict, folder: str, images: Output[Dataset], docs: Outp
 
     Args:
         data: The section `data` of params.yaml.
-        folder: The data folder, or an s3:// address of one.
+        folder: The data folder.
         images: The image table, as Parquet.
         docs: Great Expectations data docs, a sheet of samples and the list of broken files.
     """
-    from graft.steps.data_validation import run
+    from graft.steps import run
 
-    run(data=data, folder=folder, images=images.path, docs=docs.path)
+    run(
+        "data_validation",
+        settings={"data": data},
+        inputs={"folder": folder},
+        outputs={"images": images.path, "docs": docs.path},
+    )

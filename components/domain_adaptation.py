@@ -22,12 +22,11 @@ def domain_adaptation(
         fine_tuned: Where adaptation starts.
         adapted: The adapted classifier with its training history, or why there is none.
     """
-    from graft.steps.domain_adaptation import run
+    from graft.steps import run
 
     run(
-        domain_adaptation=domain_adaptation,
-        images=images.path,
-        views=views.path,
-        fine_tuned=fine_tuned.path,
-        adapted=adapted.path,
+        "domain_adaptation",
+        settings={"domain_adaptation": domain_adaptation},
+        inputs={"images": images.path, "views": views.path, "fine_tuned": fine_tuned.path},
+        outputs={"adapted": adapted.path},
     )

@@ -36,19 +36,24 @@ def evaluation(
         decision: Promote or not, and every reason, as JSON.
         report: One HTML page that stands alone.
     """
-    from graft.steps.evaluation import run
+    from graft.steps import run
 
     run(
-        evaluation=evaluation,
-        registry=registry,
-        images=images.path,
-        probe=probe.path,
-        fine_tuned=fine_tuned.path,
-        adapted=adapted.path,
-        scratch=scratch.path,
-        scores=scores.path,
-        predictions=predictions.path,
-        winner=winner.path,
-        decision=decision.path,
-        report=report.path,
+        "evaluation",
+        settings={"evaluation": evaluation, "registry": registry},
+        inputs={
+            "images": images.path,
+            "probe": probe.path,
+            "fine_tuned": fine_tuned.path,
+            "adapted": adapted.path,
+            "scratch": scratch.path,
+        },
+        outputs={
+            "scores": scores.path,
+            "predictions": predictions.path,
+            "winner": winner.path,
+            "decision": decision.path,
+            "report": report.path,
+        },
+        reusable=False,  # who the champion is can change between two runs
     )

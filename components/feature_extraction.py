@@ -24,13 +24,11 @@ def feature_extraction(
         features: Features as Parquet, one row per image or view.
         probe: The backbone with the linear head that was best on validation.
     """
-    from graft.steps.feature_extraction import run
+    from graft.steps import run
 
     run(
-        feature_extraction=feature_extraction,
-        images=images.path,
-        views=views.path,
-        network=network.path,
-        features=features.path,
-        probe=probe.path,
+        "feature_extraction",
+        settings={"feature_extraction": feature_extraction},
+        inputs={"images": images.path, "views": views.path, "network": network.path},
+        outputs={"features": features.path, "probe": probe.path},
     )

@@ -26,14 +26,11 @@ def fine_tuning(
         fine_tuned: The classifier, with its training history.
         scratch: The baseline, or why there is none.
     """
-    from graft.steps.fine_tuning import run
+    from graft.steps import run
 
     run(
-        fine_tuning=fine_tuning,
-        images=images.path,
-        views=views.path,
-        network=network.path,
-        probe=probe.path,
-        fine_tuned=fine_tuned.path,
-        scratch=scratch.path,
+        "fine_tuning",
+        settings={"fine_tuning": fine_tuning},
+        inputs={"images": images.path, "views": views.path, "network": network.path, "probe": probe.path},
+        outputs={"fine_tuned": fine_tuned.path, "scratch": scratch.path},
     )

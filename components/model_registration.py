@@ -32,17 +32,20 @@ def model_registration(
         report: Logged with the model.
         registered: Name, version, aliases and address, as JSON.
     """
-    from graft.steps.model_registration import run
+    from graft.steps import run
 
     run(
-        registry=registry,
-        lineage=lineage,
-        images=images.path,
-        network=network.path,
-        scores=scores.path,
-        predictions=predictions.path,
-        winner=winner.path,
-        decision=decision.path,
-        report=report.path,
-        registered=registered.path,
+        "model_registration",
+        settings={"registry": registry, "lineage": lineage},
+        inputs={
+            "images": images.path,
+            "network": network.path,
+            "scores": scores.path,
+            "predictions": predictions.path,
+            "winner": winner.path,
+            "decision": decision.path,
+            "report": report.path,
+        },
+        outputs={"registered": registered.path},
+        reusable=False,  # the registry may have changed
     )

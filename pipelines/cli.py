@@ -24,7 +24,7 @@ def graft() -> None:
 @graft.command()
 @_params
 @_set
-@click.option("--data", "folder", default="data", show_default=True, help="Data folder, or s3:// address.")
+@click.option("--data", "folder", default="data", show_default=True, help="Data folder.")
 @click.option("--runs", default="runs", show_default=True, type=click.Path(path_type=Path))
 def retrain(files: tuple[str, ...], overrides: tuple[str, ...], folder: str, runs: Path) -> None:
     """Run the whole chain on this machine, in Kubeflow's local runner.

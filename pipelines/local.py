@@ -41,7 +41,7 @@ def retrain(params: Params, folder: str, runs: Path = Path("runs")) -> dict[str,
     failure: BaseException | None = None
     with _environment(run, params), _logged(run / "log.txt"):
         try:
-            _run_pipeline(run, params, str(Path(folder).absolute()) if "://" not in folder else folder)
+            _run_pipeline(run, params, str(Path(folder).absolute()))
         except (Exception, KeyboardInterrupt) as error:
             failure = error
     _gather(run)

@@ -30,7 +30,7 @@ def retraining(
     """Each section of params.yaml goes to its own step alone, so that a change invalidates that step.
 
     Args:
-        folder: The data folder, or an s3:// address of one.
+        folder: The data folder.
         data: Section `data`.
         backbone: Section `backbone`.
         augmentation: Section `augmentation`.

@@ -57,7 +57,10 @@ def summary_page(summary: dict[str, Any], run: Path) -> Group:
 
 
 def _candidates(summary: dict[str, Any]) -> Table:
-    table = Table(title="Candidates on the held-out test images (★ winner; ECE: calibration error)", title_justify="left")
+    table = Table(
+        title="Candidates on the held-out test images (★ winner; ECE: calibration error)",
+        title_justify="left",
+    )
     for column in ("candidate", "accuracy", "95 % interval", "macro F1", "ECE", "one image"):
         table.add_column(column, justify="left" if column == "candidate" else "right")
     winner = summary["decision"].get("winner")
@@ -75,9 +78,7 @@ def _candidates(summary: dict[str, Any]) -> Table:
 
 
 def _skipped(summary: dict[str, Any]) -> list[Text]:
-    return [
-        Text(f"{name} was skipped: {reason}", style="dim") for name, reason in summary["skipped"].items()
-    ]
+    return [Text(f"{name} was skipped: {reason}", style="dim") for name, reason in summary["skipped"].items()]
 
 
 def _decision(summary: dict[str, Any]) -> list[Text]:

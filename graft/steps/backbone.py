@@ -12,22 +12,11 @@ from graft.files import write_json
 from graft.images.table import read_table
 from graft.methods.pretrain import pretrain
 from graft.params import Backbone, parse
-from graft.steps.running import run_step
 from graft.training.loop import History
 
 
-def run(*, backbone: Mapping[str, Any], images: str, network: str) -> None:
+def run(*, backbone: Mapping[str, Any], images: Path, network: Path, work: Path) -> None:
     """See components/backbone.py."""
-    run_step(
-        "backbone",
-        _prepare,
-        settings={"backbone": backbone},
-        inputs={"images": images},
-        outputs={"network": network},
-    )
-
-
-def _prepare(*, backbone: Mapping[str, Any], images: Path, network: Path, work: Path) -> None:
     params = parse(Backbone, backbone, "params: backbone")
     trunk, config = prepare(params)
     history: History = []

@@ -13,24 +13,10 @@ from graft.images.augmentation import policy, read_policy
 from graft.images.table import read_table
 from graft.params import DomainAdaptation, parse
 from graft.steps.fine_tuning import save_trained
-from graft.steps.running import run_step
 from graft.training.device import best_device
 
 
 def run(
-    *, domain_adaptation: Mapping[str, Any], images: str, views: str, fine_tuned: str, adapted: str
-) -> None:
-    """See components/domain_adaptation.py."""
-    run_step(
-        "domain_adaptation",
-        _adapt,
-        settings={"domain_adaptation": domain_adaptation},
-        inputs={"images": images, "views": views, "fine_tuned": fine_tuned},
-        outputs={"adapted": adapted},
-    )
-
-
-def _adapt(
     *,
     domain_adaptation: Mapping[str, Any],
     images: Path,
@@ -39,6 +25,7 @@ def _adapt(
     adapted: Path,
     work: Path,
 ) -> None:
+    """See components/domain_adaptation.py."""
     params = parse(DomainAdaptation, domain_adaptation, "params: domain_adaptation")
     table = read_table(images)
     if len(table.domains) < 2:

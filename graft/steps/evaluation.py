@@ -12,38 +12,9 @@ from graft.evaluation.candidates import Champion
 from graft.evaluation.evaluate import evaluate
 from graft.params import Evaluation, Registry, parse
 from graft.registry.champion import champion as registered_champion
-from graft.steps.running import run_step
 
 
 def run(
-    *,
-    evaluation: Mapping[str, Any],
-    registry: Mapping[str, Any],
-    images: str,
-    probe: str,
-    fine_tuned: str,
-    adapted: str,
-    scratch: str,
-    scores: str,
-    predictions: str,
-    winner: str,
-    decision: str,
-    report: str,
-) -> None:
-    """See components/evaluation.py."""
-    candidates = {"probe": probe, "fine_tuned": fine_tuned, "adapted": adapted, "scratch": scratch}
-    outputs = {"scores": scores, "predictions": predictions, "winner": winner}
-    run_step(
-        "evaluation",
-        _evaluate,
-        settings={"evaluation": evaluation, "registry": registry},
-        inputs={"images": images, **candidates},
-        outputs={**outputs, "decision": decision, "report": report},
-        reusable=False,  # who the champion is can change between two runs
-    )
-
-
-def _evaluate(
     *,
     evaluation: Mapping[str, Any],
     registry: Mapping[str, Any],
@@ -58,6 +29,7 @@ def _evaluate(
     decision: Path,
     report: Path,
 ) -> None:
+    """See components/evaluation.py."""
     evaluate(
         images,
         {"probe": probe, "fine_tuned": fine_tuned, "adapted": adapted, "scratch": scratch},
@@ -81,4 +53,4 @@ def _champion(params: Registry) -> Champion | None:
             model = load_classifier(current.folder)
         except GraftError as error:  # a challenger is then judged by absolute limits
             problem = error.problem
-    return Champion(current.version, model, problem, current.weights_sha256)
+    return Champion(current.version, model, problem, current.weights_sha256, current.data_md5)

@@ -18,25 +18,11 @@ from graft.images.table import ImageTable, read_table
 from graft.images.views import load_view_pixels
 from graft.methods.probe import LabelledFeatures, fit_probe
 from graft.params import FeatureExtraction, parse
-from graft.steps.running import run_step
 from graft.training.device import best_device
 from graft.training.supervised import validation_index
 
 
 def run(
-    *, feature_extraction: Mapping[str, Any], images: str, views: str, network: str, features: str, probe: str
-) -> None:
-    """See components/feature_extraction.py."""
-    run_step(
-        "feature_extraction",
-        _extract,
-        settings={"feature_extraction": feature_extraction},
-        inputs={"images": images, "views": views, "network": network},
-        outputs={"features": features, "probe": probe},
-    )
-
-
-def _extract(
     *,
     feature_extraction: Mapping[str, Any],
     images: Path,
@@ -45,6 +31,7 @@ def _extract(
     features: Path,
     probe: Path,
 ) -> None:
+    """See components/feature_extraction.py."""
     params = parse(FeatureExtraction, feature_extraction, "params: feature_extraction")
     table = read_table(images)
     trunk, config = load_backbone(network)

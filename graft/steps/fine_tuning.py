@@ -14,7 +14,6 @@ from graft.images.table import read_table
 from graft.methods.fine_tune import fine_tune
 from graft.methods.scratch import scratch as train_from_scratch
 from graft.params import FineTuning, parse
-from graft.steps.running import run_step
 from graft.training.device import best_device
 from graft.training.loop import History
 
@@ -22,26 +21,6 @@ BEST = "the epoch of each phase with the best validation accuracy"
 
 
 def run(
-    *,
-    fine_tuning: Mapping[str, Any],
-    images: str,
-    views: str,
-    network: str,
-    probe: str,
-    fine_tuned: str,
-    scratch: str,
-) -> None:
-    """See components/fine_tuning.py."""
-    run_step(
-        "fine_tuning",
-        _train,
-        settings={"fine_tuning": fine_tuning},
-        inputs={"images": images, "views": views, "network": network, "probe": probe},
-        outputs={"fine_tuned": fine_tuned, "scratch": scratch},
-    )
-
-
-def _train(
     *,
     fine_tuning: Mapping[str, Any],
     images: Path,
@@ -52,6 +31,7 @@ def _train(
     scratch: Path,
     work: Path,
 ) -> None:
+    """See components/fine_tuning.py."""
     params = parse(FineTuning, fine_tuning, "params: fine_tuning")
     table = read_table(images)
     _, config = load_backbone(network)

@@ -10,36 +10,11 @@ from typing import Any
 from graft.files import read_json, write_json
 from graft.images.table import read_table
 from graft.params import Registry, parse
+from graft.progress import say
 from graft.registry.registration import register
-from graft.steps.running import run_step
 
 
 def run(
-    *,
-    registry: Mapping[str, Any],
-    lineage: Mapping[str, Any],
-    images: str,
-    network: str,
-    scores: str,
-    predictions: str,
-    winner: str,
-    decision: str,
-    report: str,
-    registered: str,
-) -> None:
-    """See components/model_registration.py."""
-    inputs = {"images": images, "network": network, "scores": scores, "predictions": predictions}
-    run_step(
-        "model_registration",
-        _register,
-        settings={"registry": registry, "lineage": lineage},
-        inputs={**inputs, "winner": winner, "decision": decision, "report": report},
-        outputs={"registered": registered},
-        reusable=False,  # the registry may have changed
-    )
-
-
-def _register(
     *,
     registry: Mapping[str, Any],
     lineage: Mapping[str, Any],
@@ -52,6 +27,7 @@ def _register(
     report: Path,
     registered: Path,
 ) -> None:
+    """See components/model_registration.py."""
     origin = {
         **lineage,
         "data_md5": read_table(images).data_md5,
@@ -69,6 +45,8 @@ def _register(
         predictions=predictions,
         report=report,
     )
+    if result["superseded"]:
+        say("{reason}; fix: {fix}".format(**result["superseded"]))
     write_json(registered, result)
 
 

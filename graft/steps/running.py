@@ -27,14 +27,14 @@ KEPT_PER_STEP = 8
 
 def run_step(
     name: str,
-    function: Callable[..., Any],
+    find: Callable[[], Callable[..., Any]],
     *,
     settings: Mapping[str, Any],
     inputs: Mapping[str, str],
     outputs: Mapping[str, str],
     reusable: bool = True,
 ) -> None:
-    """Call `function(**settings, **inputs, **outputs)`, or take its outputs from an earlier, equal call.
+    """Call a step with settings, inputs and outputs, or take its outputs from an earlier, equal call.
 
     Two environment variables, set by the driver, say where things are kept: GRAFT_HOME holds outputs
     for reuse and the checkpoints of unfinished steps (without it nothing outlives the step), and
@@ -42,8 +42,9 @@ def run_step(
 
     Args:
         name: The step.
-        function: Gets paths as `Path`; may take `work`, a folder that survives a kill until the step
-            has succeeded.
+        find: Gives the step's function; importing what it needs takes seconds, so only where it runs.
+            The function gets paths as `Path`, and may take `work`, a folder that survives a kill until
+            the step has succeeded.
         settings: Parameters that are not artifacts.
         inputs: Paths of existing artifacts, by argument.
         outputs: Paths to write, by argument.
@@ -66,6 +67,7 @@ def run_step(
             return
         work = home / "work" / name / key
         work.mkdir(parents=True, exist_ok=True)
+        function = find()
         extra = {"work": work} if _takes_work(function) else {}
         paths = {argument: Path(path) for argument, path in {**inputs, **outputs}.items()}
         for path in outputs.values():
@@ -93,7 +95,9 @@ def _key(name: str, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> s
 
 
 def content_digest(path: Path) -> str:
-    """SHA-256 over the names and bytes of a file or of every file in a folder."""
+    """SHA-256 over the names and bytes of a file or of every file in a folder; "absent" of neither."""
+    if not path.exists():
+        return "absent"
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     digest = hashlib.sha256()
     for file in files:

@@ -31,7 +31,7 @@ def copy_upper(*, times: int, source: Path, result: Path, work: Path) -> None:
 def upper(home: Path, result: str = "result", times: int = 1, **more: Any) -> str:
     run_step(
         "upper",
-        copy_upper,
+        lambda: copy_upper,
         settings={"times": times},
         inputs={"source": str(home / "source")},
         outputs={"result": str(home / result)},
@@ -103,7 +103,7 @@ def test_a_fault_is_recorded_with_its_fix_and_nothing_is_kept(home: Path) -> Non
         raise GraftError("the image cat.jpg is broken", "remove it")
 
     with pytest.raises(GraftError):
-        run_step("upper", refuse, settings={}, inputs={}, outputs={"result": str(home / "result")})
+        run_step("upper", lambda: refuse, settings={}, inputs={}, outputs={"result": str(home / "result")})
     assert record(home)["problem"] == "the image cat.jpg is broken"
     assert record(home)["fix"] == "remove it"
     assert not list((home / "home" / "cache").glob("*/*"))
@@ -130,7 +130,7 @@ def slow(*, result, work):
     if int(count.read_text()) == 1:
         time.sleep(60)
     result.write_text(count.read_text())
-run_step("slow", slow, settings={}, inputs={}, outputs={"result": sys.argv[1]})
+run_step("slow", lambda: slow, settings={}, inputs={}, outputs={"result": sys.argv[1]})
 """
 
 
