@@ -8,8 +8,11 @@ from typing import Any
 
 from graft.images.views import write_views
 from graft.params import Augmentation, parse
+from graft.progress import say
 
 
 def run(*, augmentation: Mapping[str, Any], images: Path, views: Path) -> None:
     """See components/augmentation.py."""
-    write_views(images, parse(Augmentation, augmentation, "params: augmentation"), views)
+    written = write_views(images, parse(Augmentation, augmentation, "params: augmentation"), views)
+    if "note" in written:
+        say(f"augmentation: {written['note']}")

@@ -20,6 +20,7 @@ from graft.images import augmentation
 from graft.images.augmentation import augment, compose, mix, policy, read_policy, write_policy
 from graft.images.draws import NOISE, draw_colour, draw_flips, draw_warp, uniforms
 from graft.images.preprocessing import Preprocessing
+from graft.images.threads import one_core
 from graft.images.warping import Warp
 from graft.images.warping import _tilt as perspective_map
 from graft.params import Augmentation
@@ -226,7 +227,7 @@ def test_noise_has_the_deviation_asked_for() -> None:
     grey = torch.full((20, 3, 32, 32), 128, dtype=torch.uint8)
     noisy = augment(policy(only(noise=0.1), Preprocessing(32, 32)), grey, seed=0).float()
     assert noisy.mean() == pytest.approx(128, abs=0.5)
-    assert noisy.std() == pytest.approx(25.5, rel=0.02)
+    assert noisy.std() == pytest.approx(25.5, rel=0.01)
     assert (noisy[0] != noisy[1]).any()
 
 
@@ -343,6 +344,22 @@ def test_threads_do_not_disturb_each_other() -> None:
     assert all(torch.equal(found[seed], image) for seed, image in enumerate(expected))
 
 
+def test_one_core_holds_for_the_calling_thread_alone() -> None:
+    inside: list[int] = []
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with one_core():
+            inside.append(torch.get_num_threads())
+            other = threading.Thread(target=lambda: inside.append(torch.get_num_threads()))
+            other.start()
+            other.join()
+        assert inside == [1, 2]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_torch_keeps_its_threads_and_inference_mode_makes_no_difference() -> None:
     chosen, pixels = policy(Augmentation(**ALL), Preprocessing(64, 64)), noise_images(200, 64)
     threads = torch.get_num_threads()
@@ -420,6 +437,15 @@ def test_soft_labels_sum_to_one_and_tell_the_share_of_pixels(
     assert targets.shape == (count, classes)
     assert torch.allclose(targets.sum(1), torch.ones(count), atol=1e-5)
     assert torch.allclose(mixed.mean((1, 2, 3)), targets @ torch.arange(float(classes)), atol=1e-4)
+
+
+def test_cutmix_pastes_boxes_as_large_as_torchvision_does() -> None:
+    from torchvision.transforms import v2
+
+    inputs, targets = torch.rand(2, 3, 32, 32), torch.eye(2)
+    kept = [float(mix(inputs, targets, only(cutmix=1), seed=seed)[1][0, 0]) for seed in range(2000)]
+    theirs = [v2.CutMix().make_params([inputs])["lam_adjusted"] for _ in range(2000)]
+    assert_same_distribution(np.array(kept), theirs)
 
 
 def test_mixing_that_is_off_changes_nothing() -> None:
