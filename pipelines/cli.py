@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import click
 
 from graft.errors import GraftError
+from pipelines.commands_monitoring import monitor
+from pipelines.commands_serving import export, predict
 
 _params = click.option(
     "--params", "files", multiple=True, type=click.Path(), help="params.yaml and overlays; later ones win."
@@ -79,6 +82,10 @@ def compile_(output: Path, files: tuple[str, ...], overrides: tuple[str, ...]) -
     click.echo(f"{output}: submit it to Kubeflow Pipelines, or check it in")
 
 
+for command in (predict, export, monitor):
+    graft.add_command(command)
+
+
 def main() -> None:
     """Run the command; a user's fault is one line and its fix, not a traceback."""
     try:
@@ -89,6 +96,9 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted; run the same command again to go on where it stopped", err=True)
         sys.exit(130)
+    except BrokenPipeError:  # as in `graft predict ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except GraftError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)

@@ -1,39 +1,26 @@
-"""The report's figures, as SVG text that takes its colours from the page and its names as plain text.
-
-Figures are drawn with matplotlib's object interface, so nothing global is left behind. The series
-colours are Okabe and Ito's, which stay apart for colour-blind eyes.
-"""
+"""The report's figures."""
 
 from __future__ import annotations
 
-import base64
-import io
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from PIL import Image
 
-from graft.images.decoding import decode
+from graft.images.canvas import BLUE, INK, LINE, ORANGE, new_figure, to_svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
-INK, LINE = "#010203", "#040506"  # placeholders: the page decides, light or dark
-PAGE_COLOURS = {INK: "var(--ink)", LINE: "var(--line)", BLUE: "var(--blue)", ORANGE: "var(--orange)"}
 NUMBERS_UP_TO = 12  # classes: beyond, the cells of a confusion matrix are too small for numbers
 NAMES_UP_TO = 40
-THUMBNAIL = 128  # pixels
 
 
 def confusion_figure(confusion: np.ndarray, classes: Sequence[str]) -> str:
     """Counts (C, C) as a grid: blue on the diagonal, orange off it, the deeper the larger share of a row."""
     count = len(classes)
     side = float(np.clip(0.42 * count + 1.8, 3.6, 9.0))
-    figure, (axes,) = _figure(side, side, 1)
+    figure, (axes,) = new_figure(side, side, 1)
     share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     axes.imshow(_cells(share), interpolation="none")
     if count <= NUMBERS_UP_TO:
@@ -53,13 +40,13 @@ def confusion_figure(confusion: np.ndarray, classes: Sequence[str]) -> str:
         axes.set_yticks(np.arange(count + 1) - 0.5, minor=True)
         axes.grid(which="minor", color=LINE, linewidth=0.6)
         axes.tick_params(which="minor", length=0)
-    return _svg(figure, f"confusion matrix of {count} classes")
+    return to_svg(figure, f"confusion matrix of {count} classes")
 
 
 def reliability_figure(reliability: np.ndarray) -> str:
     """Share right against probability, and images per bin; (bins, 3) as `scores.calibration` gives it."""
     images, confidence, accuracy = reliability.T
-    figure, (upper, lower) = _figure(4.4, 4.4, 2, heights=(3, 1))
+    figure, (upper, lower) = new_figure(4.4, 4.4, 2, heights=(3, 1))
     width, filled = 1 / len(images), images > 0
     centres = (np.arange(len(images)) + 0.5) * width
     upper.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle=(0, (4, 3)), label="perfectly calibrated")
@@ -79,7 +66,7 @@ def reliability_figure(reliability: np.ndarray) -> str:
     _legend(upper, loc="upper left")
     lower.bar(centres, images, 0.86 * width, color=BLUE)
     lower.set(xlim=(0, 1), xlabel="probability of the predicted class", ylabel="images")
-    return _svg(figure, "reliability diagram")
+    return to_svg(figure, "reliability diagram")
 
 
 def curves_figure(name: str, history: Sequence[Mapping[str, Any]]) -> str | None:
@@ -91,7 +78,7 @@ def curves_figure(name: str, history: Sequence[Mapping[str, Any]]) -> str | None
     drawn = [(label, series) for label, series in panels if any(_values(history, key) for key in series)]
     if not drawn:
         return None
-    figure, several = _figure(2.7 * len(drawn), 2.3, len(drawn), across=True)
+    figure, several = new_figure(2.7 * len(drawn), 2.3, len(drawn), across=True)
     strengths = all("C" in row for row in history)
     for axes, (label, series) in zip(several, drawn, strict=True):
         for key, colour, marker in zip(series, (BLUE, ORANGE), ("o", "s"), strict=True):
@@ -105,7 +92,7 @@ def curves_figure(name: str, history: Sequence[Mapping[str, Any]]) -> str | None
         else:
             _mark_phases(axes, history)
         _legend(axes, loc="best")
-    return _svg(figure, f"training curves of {name}")
+    return to_svg(figure, f"training curves of {name}")
 
 
 def domains_figure(embeddings: Mapping[str, np.ndarray], target: np.ndarray) -> str:
@@ -115,7 +102,7 @@ def domains_figure(embeddings: Mapping[str, np.ndarray], target: np.ndarray) -> 
         embeddings: (N, 2) by title.
         target: bool (N,): whether an image is of the target domain.
     """
-    figure, several = _figure(5.4 * len(embeddings), 4.8, len(embeddings), across=True)
+    figure, several = new_figure(5.4 * len(embeddings), 4.8, len(embeddings), across=True)
     for axes, (title, points) in zip(several, embeddings.items(), strict=True):
         groups = (("source", ~target, BLUE, "o"), ("target", target, ORANGE, "^"))
         for name, chosen, colour, marker in groups:
@@ -130,53 +117,7 @@ def domains_figure(embeddings: Mapping[str, np.ndarray], target: np.ndarray) -> 
         axes.set_title(title, fontsize=10, color=INK)
         axes.set(xticks=[], yticks=[])
     _legend(several[0], loc="best")
-    return _svg(figure, "features of both domains")
-
-
-def thumbnail(content: bytes) -> str:
-    """An encoded image as a small data URI: PNG where it is small already, else JPEG."""
-    image = decode(content)
-    small = max(image.size) <= THUMBNAIL
-    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG" if small else "JPEG", quality=85)
-    kind = "png" if small else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def _figure(
-    width: float, height: float, panels: int, *, across: bool = False, heights: Sequence[float] | None = None
-) -> tuple[Figure, list[Axes]]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.patch.set_alpha(0)
-    rows, columns = (1, panels) if across else (panels, 1)
-    grid = figure.subplots(rows, columns, squeeze=False, height_ratios=heights)
-    for axes in grid.flat:
-        axes.patch.set_alpha(0)
-        axes.set_axisbelow(True)
-        axes.grid(color=LINE, linewidth=0.7)
-        axes.tick_params(colors=INK, labelsize=9, length=3)
-        axes.xaxis.label.set(color=INK, fontsize=10)
-        axes.yaxis.label.set(color=INK, fontsize=10)
-        for side, spine in axes.spines.items():
-            spine.set(color=LINE, visible=side in ("left", "bottom"))
-    return figure, list(grid.flat)
-
-
-def _svg(figure: Figure, title: str) -> str:
-    import matplotlib
-
-    buffer = io.StringIO()
-    # Text stays text: sharp, searchable, in the page's font. The salt keeps ids apart between figures.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    svg = buffer.getvalue()
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    for placeholder, colour in PAGE_COLOURS.items():
-        svg = svg.replace(placeholder, colour)
-    return svg
+    return to_svg(figure, "features of both domains")
 
 
 def _cells(share: np.ndarray) -> np.ndarray:

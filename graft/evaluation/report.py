@@ -14,6 +14,7 @@ from graft.evaluation.candidates import BASELINE, CHAMPION
 from graft.evaluation.comparison import Comparison
 from graft.evaluation.findings import Findings
 from graft.files import whole_file
+from graft.images.canvas import thumbnail
 
 TITLES = {
     "probe": "linear probe",
@@ -132,7 +133,7 @@ def worst_errors(findings: Findings) -> list[dict[str, Any]]:
     images = findings.table.contents(judged.rows.index[order])
     return [
         {
-            "picture": pictures.thumbnail(image),
+            "picture": thumbnail(image),
             "path": judged.rows["path"].iloc[i],
             "label": judged.classes[judged.labels[i]],
             "predicted": judged.classes[probabilities[i].argmax()],
