@@ -135,6 +135,7 @@ class Evaluation(Section):
     max_latency_ms: Positive = 1000.0  # one image
     bootstrap: Annotated[int, Field(ge=100)] = 2000
     worst_errors: Annotated[int, Field(ge=0)] = 24  # pictures in the report
+    explain: bool = False  # show where the winner looked in each of them
     batch_size: Count = 128
     seed: Seed = 0
 
@@ -145,6 +146,11 @@ class Registry(Section):
     model_name: Annotated[str, Field(pattern=r"^[^/:]+$")] = "classifier"
     tracking_uri: str | None = None  # else MLFLOW_TRACKING_URI, else sqlite:///mlflow.db
     experiment: str = "graft"
+    # For the model card.
+    intended_use: str = (
+        "Naming the class of images like those it was trained and tested on. Not for images of another kind, "
+        "and not for decisions about people without a person who checks."
+    )
 
 
 class Params(Section):

@@ -51,7 +51,7 @@ def predict(
     others get their answer. Without -o the answer is CSV on the standard output.
     """
     from graft.progress import say
-    from graft.serving.explanations import last_map
+    from graft.backbones.explanations import last_map
     from graft.serving.finding import find_images
     from graft.serving.predicting import predict as classify
     from graft.serving.tables import table
@@ -137,7 +137,7 @@ def open_classifier(model: str, tracking_uri: str | None) -> Classifier:
 
 def _explain(classifier: Classifier, batch: Sequence[Prediction], folder: Path, *, first: int) -> None:
     """One picture per answered image, named after its row (counted from 1) and its file."""
-    from graft.serving.explanations import save_explanations
+    from graft.backbones.explanations import save_explanations
 
     rows = [(number, each) for number, each in enumerate(batch, first) if each.pixels is not None]
     save_explanations(

@@ -85,7 +85,7 @@ def chance(gained: int, lost: int, images: int, *, tolerance: float = 0.0) -> fl
     """
     from scipy.stats import binom, norm
 
-    if tolerance == 0:
+    if tolerance < 1e-6:  # far below one image, and too small for the other's arithmetic
         return float(binom.sf(gained - 1, gained + lost, 0.5))
     return float(norm.sf(_score_statistic(gained, lost, images, -tolerance)))
 
@@ -98,7 +98,7 @@ def _score_statistic(gained: int, lost: int, images: int, difference: float) -> 
     share_lost = (math.sqrt(linear**2 - 8 * images * constant) - linear) / (4 * images)
     variance = images * (2 * share_lost + difference * (1 - difference))
     surplus = gained - lost - images * difference
-    if variance <= 0:  # only a difference of -1, or rounding beside it, leaves no room for chance
+    if variance <= 0:  # a difference of -1 leaves no room for chance
         return math.copysign(math.inf, surplus) if surplus else 0.0
     return surplus / math.sqrt(variance)
 

@@ -12,7 +12,7 @@ import pandas as pd
 from graft.evaluation.candidates import CHAMPION, Champion
 from graft.evaluation.findings import Findings, examine
 from graft.evaluation.predictions import write_predictions
-from graft.evaluation.report import write_report
+from graft.evaluation.report import limits, write_report
 from graft.files import whole_file, whole_folder, write_json
 from graft.images.table import read_table
 from graft.params import Evaluation
@@ -77,7 +77,7 @@ def decision_json(findings: Findings) -> dict[str, Any]:
 
     Keys: winner, promote, reasons (rules in order), selection, champion (None, or version and
     problem), comparison (winner against champion, or None), candidates (numbers by name), skipped
-    (reasons by name), notes, classes, data_md5.
+    (reasons by name), notes, limits (what the numbers cannot say), classes, data_md5.
     """
     champion = findings.champion
     compared = findings.comparisons.get(CHAMPION)
@@ -91,6 +91,7 @@ def decision_json(findings: Findings) -> dict[str, Any]:
         "candidates": {name: _summary(findings, name) for name in findings.candidates},
         "skipped": dict(findings.skipped),
         "notes": findings.notes,
+        "limits": limits(findings),
         "classes": list(findings.table.classes),
         "data_md5": findings.table.data_md5,
     }

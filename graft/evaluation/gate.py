@@ -185,7 +185,10 @@ def _chance(comparison: Comparison, params: Evaluation, chosen_from: int) -> Rul
     value = chance(gained, lost, comparison.images, tolerance=params.tolerance)
     worse = f"{_points(params.tolerance, sign='')} worse than" if params.tolerance else "only as good as"
     test = "Tango's score test" if params.tolerance else "McNemar's exact test"
-    text = f"a challenger {worse} the champion does so well with probability {value:.2g} ({test}); at most {limit:.2g} is allowed"
+    text = (
+        f"a challenger {worse} the champion does so well with probability {value:.2g} ({test}); "
+        f"at most {limit:.2g} is allowed"
+    )
     if chosen_from > 1:
         text += (
             f", which is {LEVEL:.2g} shared by the {chosen_from} candidates that the same images chose from"

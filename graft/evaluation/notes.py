@@ -42,7 +42,7 @@ def changed_data(champion: Champion | None, data_md5: str, judged: Predictions) 
         return [f"{came}."]
     return [
         f"{came}: it was scored again on today's {len(judged.rows)} test images, and its stored scores were "
-        "not used. Those that it learned from, if any, flatter it."
+        "not used. Any of these images that it learned from flatter it."
     ]
 
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import io
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
+from graft.backbones.explanations import explain
+from graft.errors import GraftError
 from graft.evaluation import embedding, pictures
 from graft.evaluation.candidates import BASELINE, CHAMPION
 from graft.evaluation.comparison import Comparison
 from graft.evaluation.findings import Findings
 from graft.files import whole_file
 from graft.images.canvas import thumbnail
+from graft.progress import say
 
 TITLES = {
     "probe": "linear probe",
@@ -131,17 +136,37 @@ def worst_errors(findings: Findings) -> list[dict[str, Any]]:
     order = wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")]
     order = order[: findings.params.worst_errors]
     images = findings.table.contents(judged.rows.index[order])
+    looked = where_it_looked(findings, images) if findings.params.explain else [None] * len(images)
     return [
         {
             "picture": thumbnail(image),
+            "looked": looked_at,
             "path": judged.rows["path"].iloc[i],
             "label": judged.classes[judged.labels[i]],
             "predicted": judged.classes[probabilities[i].argmax()],
             "probability": float(probabilities[i].max()),
             "of_label": float(probabilities[i, judged.labels[i]]),
         }
-        for i, image in zip(order.tolist(), images, strict=True)
+        for i, image, looked_at in zip(order.tolist(), images, looked, strict=True)
     ]
+
+
+def where_it_looked(findings: Findings, images: Sequence[bytes]) -> list[str | None]:
+    """Class-activation maps of the winner's answers as data URIs; None where its network has no map."""
+    try:
+        return [
+            thumbnail(_png(picture))
+            for picture in explain(findings.candidates[findings.winner].model, images)
+        ]
+    except GraftError as error:
+        say(f"the report explains nothing: {error.problem}")
+        return [None] * len(images)
+
+
+def _png(picture: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def domains(findings: Findings) -> dict[str, Any] | None:

@@ -24,6 +24,11 @@ class ClassScore:
     f1: float
     support: int
 
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON stores it, with the 95 % Wilson interval of the recall where there are images."""
+        low, high = wilson(round(self.recall * self.support), self.support) if self.support else (0.0, 1.0)
+        return {**vars(self), "recall_low": low, "recall_high": high}
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -65,7 +70,7 @@ class Scores:
             "calibration_error": self.calibration_error,
             "brier": self.brier,
             "nll": self.nll,
-            "per_class": [vars(row) for row in self.per_class],
+            "per_class": [row.to_dict() for row in self.per_class],
             "confusion": self.confusion.tolist(),
         }
 

@@ -31,12 +31,14 @@ class ChampionModel:
             ends. None where it cannot be used.
         problem: Why it cannot be used, or None.
         weights_sha256: Of its weights, as it was registered.
+        data_md5: Of the data it was registered from.
     """
 
     version: str
     folder: Path | None
     problem: str | None
     weights_sha256: str | None = None
+    data_md5: str | None = None
 
 
 def champion(params: Registry) -> ChampionModel | None:
@@ -53,13 +55,26 @@ def champion(params: Registry) -> ChampionModel | None:
         version = _version(client, params.model_name)
         if version is None:
             return None
-        stored = f"models:/{params.model_name}/{version.version}/artifacts/{ARTIFACT}"
-        # What is lost for good is told apart from a server that does not answer: without scores of the
-        # champion a challenger is promoted easily.
-        folder = None if (problem := _lost(stored)) else _download(stored)
-    problem = problem or (_defect(folder) if folder else None)
-    sha256 = version.tags.get("weights_sha256")
-    return ChampionModel(str(version.version), None if problem else folder, problem, sha256)
+        folder, problem = fetch(version)
+    return ChampionModel(
+        version=str(version.version),
+        folder=folder,
+        problem=problem,
+        weights_sha256=version.tags.get("weights_sha256"),
+        data_md5=version.tags.get("data_md5"),
+    )
+
+
+def fetch(version: ModelVersion) -> tuple[Path | None, str | None]:
+    """A copy of a version's classifier, deleted when the process ends, or why it cannot be used."""
+    stored = f"models:/{version.name}/{version.version}/artifacts/{ARTIFACT}"
+    # What is lost for good is told apart from a server that does not answer: without scores of the
+    # champion a challenger is promoted easily.
+    if problem := _lost(stored):
+        return None, problem
+    folder = _download(stored)
+    problem = _defect(folder, version.tags.get("weights_sha256"))
+    return (None, problem) if problem else (folder, None)
 
 
 def _version(client: MlflowClient, name: str) -> ModelVersion | None:
@@ -91,12 +106,13 @@ def _download(uri: str) -> Path:
     return Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder))
 
 
-def _defect(folder: Path) -> str | None:
-    """Why a folder is not a whole classifier of this graft."""
+def _defect(folder: Path, registered: str | None) -> str | None:
+    """Why a folder is not a whole classifier of this graft, with the weights that were registered."""
     try:
         record = read_model_json(folder)
     except GraftError as error:
         return error.problem
-    if sha256_file(folder / "weights.safetensors") != record["weights_sha256"]:
+    stored = sha256_file(folder / "weights.safetensors")
+    if stored != record["weights_sha256"] or registered not in (None, stored):
         return "its weights are not those that were registered"
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import shutil
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import graft
 from graft.backbones.classifier import read_model_json
+from graft.files import sha256_file
 from graft.registry.trial import as_input, trial_images
 
 if TYPE_CHECKING:
@@ -117,3 +119,15 @@ def log_model(winner: Path, work: Path) -> ModelInfo:
         input_example=as_input(example),
         pip_requirements=requirements(config["provider"]),
     )
+
+
+def digest_of_files(model: Path) -> str:
+    """SHA-256 over the names and bytes of a stored model's files, in hexadecimal.
+
+    What MLflow adds to a download, and Python to a folder it imports from, is left out.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(model.rglob("*")):
+        if file.is_file() and file.name != "registered_model_meta" and "__pycache__" not in file.parts:
+            digest.update(f"{file.relative_to(model).as_posix()}\0{sha256_file(file)}\n".encode())
+    return digest.hexdigest()

@@ -14,15 +14,20 @@ from typing import TYPE_CHECKING, Any
 from graft.backbones.classifier import load_classifier, read_model_json
 from graft.files import write_json
 from graft.params import Registry
-from graft.registry.packaging import log_model
+from graft.registry import ledger
+from graft.registry.card import shortened
+from graft.registry.packaging import digest_of_files, log_model
+from graft.registry.promotion import CHAMPION, Superseded, champion_of, evidence_of, move
+from graft.registry.sbom import write_bill
 from graft.registry.tracking import answering, experiment_id, reach, shown, tracking_uri, using
 from graft.registry.trial import try_out
+from graft.registry.versions import aliases_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-CHAMPION, CHALLENGER = "champion", "challenger"
+CHALLENGER = "challenger"
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,7 @@ class _Entry:
     metrics: Mapping[str, float]
     predictions: Path | None
     report: Path | None
+    card: str | None
 
 
 def register(
@@ -46,6 +52,7 @@ def register(
     metrics: Mapping[str, float],
     predictions: Path | None = None,
     report: Path | None = None,
+    card: str | None = None,
 ) -> dict[str, Any]:
     """Register a classifier as challenger, and as champion when the decision says so.
 
@@ -62,16 +69,18 @@ def register(
         metrics: By name, such as "accuracy.probe"; kept as metrics and as scores.json.
         predictions: Parquet file kept with the run.
         report: HTML page kept with the run.
+        card: Markdown kept with the run as model_card.md, and as the version's description.
 
     Returns:
         name, version, run_id, champion (whether this version is it now), aliases, uri (of the version),
-        tracking_uri, reused.
+        tracking_uri, reused, superseded (None; reason and fix where another version became champion after
+        the decision, which was then not carried out).
 
     Raises:
         GraftError: MLflow cannot be used, or the folder holds no whole classifier.
     """
     load_classifier(winner)  # a broken one leaves no trace in MLflow
-    entry = _Entry(winner, decision, lineage, _finite(metrics), predictions, report)
+    entry = _Entry(winner, decision, lineage, _finite(metrics), predictions, report, card)
     uri = tracking_uri(params)
     client = reach(uri)
     with using(uri), answering(uri, "register the model"):
@@ -79,7 +88,10 @@ def register(
         reused = version is not None
         if version is None:
             version = _register(client, experiment_id(client, uri, params.experiment), params, entry)
-        aliases = _point_aliases(client, params.model_name, version.version, bool(decision["promote"]))
+        if entry.card and not version.description:
+            client.update_model_version(params.model_name, version.version, shortened(entry.card))
+        superseded = _point_aliases(client, version, entry)
+        aliases = aliases_of(client.get_registered_model(params.model_name), version.version)
     return {
         "name": params.model_name,
         "version": str(version.version),
@@ -89,6 +101,7 @@ def register(
         "uri": f"models:/{params.model_name}/{version.version}",
         "tracking_uri": shown(uri),
         "reused": reused,
+        "superseded": superseded,
     }
 
 
@@ -120,7 +133,9 @@ def _register(client: MlflowClient, experiment: str, params: Registry, entry: _E
         _log_run(entry, Path(folder))
         model = log_model(entry.winner, Path(folder))
         try_out(model.model_uri, entry.winner)
-        return mlflow.register_model(model.model_uri, params.model_name, tags=_tags(entry))
+        stored = mlflow.artifacts.download_artifacts(model.model_uri, dst_path=f"{folder}/stored")
+        tags = {**_tags(entry), "files_sha256": digest_of_files(Path(stored))}
+        return mlflow.register_model(model.model_uri, params.model_name, tags=tags)
 
 
 def _log_run(entry: _Entry, work: Path) -> None:
@@ -145,6 +160,9 @@ def _gather(entry: _Entry, folder: Path) -> Path:
     for path, name in ((entry.predictions, "predictions.parquet"), (entry.report, "report.html")):
         if path is not None:
             shutil.copyfile(path, folder / name)
+    if entry.card is not None:
+        (folder / "model_card.md").write_text(entry.card, encoding="utf-8")
+    write_bill(folder / "sbom.cdx.json")
     return folder
 
 
@@ -160,13 +178,24 @@ def _tags(entry: _Entry) -> dict[str, str]:
     return tags
 
 
-def _point_aliases(client: MlflowClient, name: str, version: str, promote: bool) -> list[str]:
-    """Move `challenger`, then `champion`; all aliases of the version."""
-    client.set_registered_model_alias(name, CHALLENGER, version)
-    if promote:
-        client.set_registered_model_alias(name, CHAMPION, version)
-    aliases = client.get_registered_model(name).aliases
-    return sorted(alias for alias, to in aliases.items() if str(to) == str(version))
+def _point_aliases(client: MlflowClient, version: ModelVersion, entry: _Entry) -> dict[str, str] | None:
+    """Move `challenger`, then `champion`; why the latter was not moved although it was decided."""
+    name, decision = version.name, entry.decision
+    client.set_registered_model_alias(name, CHALLENGER, version.version)
+    if not decision["promote"]:
+        return None
+    why, evidence = evidence_of(decision, version.run_id)
+    run = entry.lineage.get("pipeline_run")
+    drafted = ledger.draft("register", CHAMPION, version.version, why=why, evidence=evidence, run=run)
+    if "champion" in decision:
+        expected = (decision["champion"] or {}).get("version")
+    else:  # decided without looking at a champion
+        expected = champion_of(client.get_registered_model(name))
+    try:
+        move(client, name, drafted, expected)
+    except Superseded as error:
+        return {"reason": error.problem, "fix": error.fix}
+    return None
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from graft.backbones.classifier import read_model_json
 from graft.files import read_json, write_json
 from graft.images.table import read_table
 from graft.params import Registry, parse
 from graft.progress import say
+from graft.registry.card import card
 from graft.registry.registration import register
 
 
@@ -34,16 +36,22 @@ def run(
         "backbone_sha256": read_json(network / "backbone.json")["weights_sha256"],
         **_of_this_run(),
     }
-    candidates = read_json(scores)["candidates"]
-    metrics = {f"accuracy.{name}": numbers["accuracy"] for name, numbers in candidates.items()}
+    decided, scored, params = (
+        read_json(decision),
+        read_json(scores),
+        parse(Registry, registry, "params: registry"),
+    )
+    metrics = {f"accuracy.{name}": numbers["accuracy"] for name, numbers in scored["candidates"].items()}
+    table = read_json(images / "table.json")
     result = register(
         winner,
-        read_json(decision),
-        parse(Registry, registry, "params: registry"),
+        decided,
+        params,
         lineage=origin,
         metrics=metrics,
         predictions=predictions,
         report=report,
+        card=card(read_model_json(winner), decided, scored, table, origin, params),
     )
     if result["superseded"]:
         say("{reason}; fix: {fix}".format(**result["superseded"]))

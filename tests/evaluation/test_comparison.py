@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.stats import norm
 
-from graft.evaluation.comparison import compare, mcnemar, paired_bootstrap, selection_optimism
+from graft.evaluation.comparison import chance, compare, mcnemar, paired_bootstrap, selection_optimism
 
 pairs = st.integers(1, 200).flatmap(
     lambda n: st.tuples(
@@ -52,6 +53,46 @@ def test_mcnemar_counts_coins() -> None:
     assert mcnemar(0, 5) == pytest.approx(2 / 32)
     assert mcnemar(10, 10) == pytest.approx(1)
     assert mcnemar(30, 5) < 0.0001
+
+
+@given(st.integers(0, 60), st.integers(0, 60))
+@settings(deadline=None)
+def test_without_tolerance_chance_is_half_of_mcnemars_two_sides(gained: int, lost: int) -> None:
+    if gained > lost:
+        assert 2 * chance(gained, lost, 200) == pytest.approx(mcnemar(gained, lost))
+    else:
+        assert chance(gained, lost, 200) >= 0.5
+
+
+counts = st.tuples(st.integers(0, 40), st.integers(0, 40))
+
+
+@given(counts, st.floats(0.001, 0.5), st.floats(0.001, 0.5))
+@settings(deadline=None)
+def test_more_tolerance_is_easier(pair: tuple[int, int], one: float, other: float) -> None:
+    strict, loose = (chance(*pair, 80, tolerance=each) for each in sorted((one, other)))
+    assert loose <= strict + 1e-9
+
+
+@pytest.mark.parametrize(("gained", "lost", "images"), [(12, 9, 200), (0, 3, 100), (5, 0, 60), (0, 0, 50)])
+def test_the_score_test_uses_the_most_likely_shares(gained: int, lost: int, images: int) -> None:
+    """Tango's closed form against a search over the likelihood."""
+    tolerance, tied = 0.05, images - gained - lost
+    shares = np.linspace(tolerance, (1 + tolerance) / 2, 400_001)[1:-1]  # lost; gained = lost - tolerance
+    won = shares - tolerance
+    likelihood = lost * np.log(shares) + gained * np.log(won) + tied * np.log1p(-won - shares)
+    share = tolerance if gained == 0 and lost <= tolerance * images else shares[likelihood.argmax()]
+    spread = np.sqrt(images * (2 * share - tolerance - tolerance**2))
+    expected = norm.sf((gained - lost + images * tolerance) / spread)
+    assert chance(gained, lost, images, tolerance=tolerance) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("differing", [0.01, 0.03, 0.1])
+def test_equals_are_told_apart_in_at_most_one_of_forty(differing: float) -> None:
+    generator = np.random.default_rng(6)
+    drawn = generator.multinomial(500, [differing / 2, differing / 2, 1 - differing], 4000)
+    promoted = np.mean([chance(gained, lost, 500) <= 0.025 for gained, lost, _ in drawn.tolist()])
+    assert promoted < 0.03
 
 
 def test_drawing_counts_is_the_bootstrap_of_images() -> None:

@@ -128,7 +128,8 @@ def test_documents_get_the_report_and_a_table_for_plots(
 def test_a_better_challenger_replaces_the_champion_and_a_worse_one_does_not(
     run: Run, good: Classifier, poor: Classifier, outputs: dict[str, Path]
 ) -> None:
-    up = run({"fine_tuned": good}, Champion("3", poor))
+    lenient = EASY.model_copy(update={"max_class_drop": 1.0})  # the source domain falls
+    up = run({"fine_tuned": good}, Champion("3", poor), lenient)
     assert up["promote"] is True
     assert up["champion"] == {"version": "3", "problem": None}
     assert up["comparison"]["difference"] > 0.2
@@ -137,6 +138,49 @@ def test_a_better_challenger_replaces_the_champion_and_a_worse_one_does_not(
     down = run({"fine_tuned": poor}, Champion("4", good))
     assert down["promote"] is False
     assert down["comparison"]["difference"] == pytest.approx(-up["comparison"]["difference"])
+
+
+def test_a_challenger_that_forgets_the_source_is_refused(
+    run: Run, good: Classifier, poor: Classifier
+) -> None:
+    decided = run({"fine_tuned": good}, Champion("3", poor))
+    rules = {reason["rule"]: reason for reason in decided["reasons"]}
+    assert rules["gain"]["passed"]
+    assert not rules["domain_drop"]["passed"]
+    assert "domain 'source' falls most" in rules["domain_drop"]["text"]
+    assert (
+        "of 40 held-out images" in rules["domain_drop"]["text"]
+    )  # validation: the source has no test images
+    assert decided["promote"] is False
+
+
+def test_a_champion_of_other_data_is_scored_again_on_todays_images(
+    run: Run, good: Classifier, poor: Classifier
+) -> None:
+    same, other = (
+        run({"fine_tuned": good}, Champion("3", poor, data_md5=md5))
+        for md5 in ("0123456789abcdef0123456789abcdef", "f" * 32)
+    )
+    assert not any("other data" in note for note in same["notes"])
+    (said,) = [note for note in other["notes"] if "other data" in note]
+    assert f"registered from other data (md5 {'f' * 32})" in said
+    assert "scored again on today's 90 test images" in said
+    assert other["comparison"] == same["comparison"]  # nothing but today's images is compared
+
+
+def test_an_unreadable_champion_of_other_data_was_not_scored(run: Run, good: Classifier) -> None:
+    decided = run({"fine_tuned": good}, Champion("3", None, "gone", data_md5="f" * 32))
+    (said,) = [note for note in decided["notes"] if "other data" in note]
+    assert "scored" not in said
+
+
+def test_test_images_that_chose_among_several_share_the_level(
+    run: Run, good: Classifier, poor: Classifier
+) -> None:
+    decided = run({"fine_tuned": good, "probe": poor, "adapted": None}, Champion("3", poor))
+    (rule,) = [reason for reason in decided["reasons"] if reason["rule"] == "beyond_chance"]
+    assert rule["limit"] == pytest.approx(0.025 / 2)
+    assert "shared by the 2 candidates" in rule["text"]
 
 
 def test_the_champion_again_is_not_promoted(run: Run, good: Classifier, tmp_path: Path) -> None:

@@ -84,13 +84,18 @@ def test_a_clearly_better_challenger_is_promoted() -> None:
 
 
 def test_a_clearly_worse_challenger_is_refused() -> None:
-    assert failed(judge((60, 60, 60), (90, 90, 90))) == {"gain", "gain_beyond_noise", "class_drop"}
+    assert failed(judge((60, 60, 60), (90, 90, 90))) == {
+        "gain",
+        "gain_beyond_noise",
+        "beyond_chance",
+        "class_drop",
+    }
 
 
 def test_better_within_noise_is_refused_unless_tolerated() -> None:
     noise = {"right": (82, 78, 81), "champion": (79, 80, 80)}
     rules = judge(noise["right"], noise["champion"])
-    assert failed(rules) == {"gain_beyond_noise"}
+    assert failed(rules) == {"gain_beyond_noise", "beyond_chance"}
     assert "McNemar p" in rules["gain_beyond_noise"].text
     tolerant = Evaluation(tolerance=0.05, max_calibration_error=1.0)
     assert not failed(judge(noise["right"], noise["champion"], tolerant))
@@ -99,6 +104,50 @@ def test_better_within_noise_is_refused_unless_tolerated() -> None:
 def test_a_gain_smaller_than_asked_is_refused() -> None:
     asking = Evaluation(min_gain=0.3, max_calibration_error=1.0)
     assert failed(judge((95, 95, 95), (70, 70, 70), asking)) == {"gain"}
+
+
+def test_four_won_and_none_lost_can_be_luck_though_the_bootstrap_is_sure() -> None:
+    rules = judge((100, 100, 84), (100, 100, 80))
+    assert rules["gain_beyond_noise"].passed
+    assert failed(rules) == {"beyond_chance"}
+    assert rules["beyond_chance"].value == pytest.approx(1 / 16)
+    assert "McNemar's exact test" in rules["beyond_chance"].text
+    assert not failed(judge((100, 100, 86), (100, 100, 80)))  # 1 in 64
+
+
+def test_the_best_of_several_on_the_same_images_has_to_show_more() -> None:
+    def refusing(chosen_from: int) -> set[str]:
+        ours, theirs = (answers(each).argmax(1) == LABELS for each in ((100, 100, 86), (100, 100, 80)))
+        rules = decide(
+            Measured(scores((100, 100, 86)), Cost(10, 0.1, 1.0)),
+            Incumbent("3", scores((100, 100, 80))),
+            compare(ours, theirs, resamples=1000, seed=0),
+            LIMITS,
+            chosen_from=chosen_from,
+        )
+        return failed({rule.rule: rule for rule in rules})
+
+    assert refusing(1) == set()
+    assert refusing(4) == {"beyond_chance"}
+
+
+@pytest.mark.parametrize(
+    ("source", "refused"), [((70, 70, 70), set()), ((60, 60, 60), set()), ((59, 60, 60), {"domain_drop"})]
+)
+def test_no_domain_may_fall_further_than_the_limit(source: tuple[int, int, int], refused: set[str]) -> None:
+    before, after = (70, 70, 70), (95, 95, 95)
+    ours, theirs = (answers(each).argmax(axis=1) == LABELS for each in (after, before))
+    rules = decide(
+        Measured(scores(after), Cost(1, 1, 1), {"target": scores(after), "source": scores(source)}),
+        Incumbent("3", scores(before), domains={"target": scores(before), "source": scores((70, 70, 70))}),
+        compare(ours, theirs, resamples=500, seed=0),
+        LIMITS,
+    )
+    assert failed({rule.rule: rule for rule in rules}) == refused
+
+
+def test_one_domain_has_no_rule_about_domains() -> None:
+    assert "domain_drop" not in judge((95, 95, 95), (70, 70, 70))
 
 
 def test_better_overall_but_one_class_collapses() -> None:
@@ -145,6 +194,15 @@ def test_the_winner_has_the_best_accuracy_then_the_best_probabilities() -> None:
     candidates = {"a": scores((70, 70, 70)), "b": scores((80, 80, 80), 0.6), "c": scores((80, 80, 80), 0.8)}
     assert choose(candidates) == "c"
     assert choose({"first": candidates["a"], "second": candidates["a"]}) == "first"
+
+
+def test_a_tolerance_that_is_nearly_nothing_is_nothing() -> None:
+    tiny = Evaluation(tolerance=1e-290, max_calibration_error=1.0)
+    same = {
+        name: judge((80, 80, 80), (80, 80, 80), params) for name, params in (("0", LIMITS), ("tiny", tiny))
+    }
+    assert failed(same["tiny"]) == failed(same["0"])
+    assert "beyond_chance" in failed(same["tiny"])
 
 
 counts = st.tuples(*[st.integers(0, 100)] * 3)

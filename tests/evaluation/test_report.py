@@ -80,7 +80,7 @@ def report(
     write_skipped(room / "pace", "needs <two> backbones")
     names = ("probe", "fine_tuned", "adapted", "scratch", "pace")
     out = {key: room / "out" / key for key in ("scores", "predictions", "decision", "winner", "report")}
-    params = Evaluation(bootstrap=200, worst_errors=5)
+    params = Evaluation(bootstrap=200, worst_errors=5, max_class_drop=1.0)
     evaluate(table.path, {name: room / name for name in names}, Champion("3", poor), params, **out)
     return out["report"].read_text(encoding="utf-8")
 
@@ -184,3 +184,17 @@ def test_domains_apart_and_together_are_told_from_each_other() -> None:
     assert separability(features, np.arange(120) < 3) is None
     assert embed(features, seed=0).shape == (120, 2)
     assert embed(features[:4, :1], seed=0).shape == (4, 2)
+
+
+def test_on_demand_each_error_shows_where_the_network_looked(
+    table: ImageTable, poor: Classifier, tmp_path: Path
+) -> None:
+    save_classifier(poor, tmp_path / "probe", method="probe")
+    names = ("scores", "predictions", "decision", "winner", "report")
+    pages = []
+    for explain in (False, True):
+        out = {key: tmp_path / str(explain) / key for key in names}
+        params = Evaluation(bootstrap=200, worst_errors=3, explain=explain)
+        evaluate(table.path, {"probe": tmp_path / "probe"}, None, params, **out)
+        pages.append(out["report"].read_text(encoding="utf-8"))
+    assert [page.count('alt="where it looked"') for page in pages] == [0, 3]

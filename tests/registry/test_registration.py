@@ -66,7 +66,7 @@ def test_the_run_holds_everything(enter: Enter, candidate: Candidate, client: Ml
     assert run.inputs is not None
     assert [each.dataset.digest for each in run.inputs.dataset_inputs] == ["a" * 32]
     names = {file.path for file in client.list_artifacts(result["run_id"])}
-    assert names == {"decision.json", "scores.json", "report.html", "predictions.parquet"}
+    assert names == {"decision.json", "scores.json", "report.html", "predictions.parquet", "sbom.cdx.json"}
     scores = mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/scores.json")
     assert scores == {"accuracy.probe": 0.9, "accuracy.adapted": 0.5}  # NaN is not JSON
 

@@ -13,9 +13,9 @@ from PIL import Image
 from torch import nn
 
 from graft.backbones.classifier import Classifier, save_classifier
+from graft.backbones.explanations import activation_maps, explain, last_map, overlay
 from graft.backbones.trunk import build
 from graft.errors import GraftError
-from graft.serving.explanations import activation_maps, explain, last_map, overlay
 
 SIDE = 32
 
