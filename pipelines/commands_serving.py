@@ -50,8 +50,8 @@ def predict(
     image: path, label, probability, top (JSON) and error. A broken image has an error in its row; the
     others get their answer. Without -o the answer is CSV on the standard output.
     """
-    from graft.progress import say
     from graft.backbones.explanations import last_map
+    from graft.progress import say
     from graft.serving.finding import find_images
     from graft.serving.predicting import predict as classify
     from graft.serving.tables import table

@@ -28,7 +28,8 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path
             temporary.write_text("new")
             raise KeyboardInterrupt
 
-    pytest.raises(KeyboardInterrupt, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
 
@@ -40,9 +41,10 @@ def test_a_failed_folder_leaves_the_old_folder(tmp_path: Path) -> None:
     def failing() -> None:
         with whole_folder(tmp_path / "model") as temporary:
             (temporary / "new").touch()
-            raise ValueError
+            raise ValueError("no more")
 
-    pytest.raises(ValueError, failing)
+    with pytest.raises(ValueError, match="no more"):
+        failing()
     assert os.listdir(tmp_path / "model") == ["old"]
     assert os.listdir(tmp_path) == ["model"]
     with whole_folder(tmp_path / "model") as temporary:

@@ -132,9 +132,9 @@ def _register(client: MlflowClient, experiment: str, params: Registry, entry: _E
     ):
         _log_run(entry, Path(folder))
         model = log_model(entry.winner, Path(folder))
-        try_out(model.model_uri, entry.winner)
-        stored = mlflow.artifacts.download_artifacts(model.model_uri, dst_path=f"{folder}/stored")
-        tags = {**_tags(entry), "files_sha256": digest_of_files(Path(stored))}
+        stored = Path(mlflow.artifacts.download_artifacts(model.model_uri, dst_path=f"{folder}/stored"))
+        tags = {**_tags(entry), "files_sha256": digest_of_files(stored)}
+        try_out(model.model_uri, entry.winner, stored=stored)
         return mlflow.register_model(model.model_uri, params.model_name, tags=tags)
 
 

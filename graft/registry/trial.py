@@ -39,12 +39,13 @@ def as_input(images: list[bytes]) -> pd.DataFrame:
     return pd.DataFrame({"image": [base64.b64encode(image).decode() for image in images]})
 
 
-def try_out(model_uri: str, winner: Path) -> None:
+def try_out(model_uri: str, winner: Path, *, stored: Path | None = None) -> None:
     """Load a model from MLflow as a server does, and compare it with the classifier it was made from.
 
     Args:
         model_uri: Such as "models:/classifier/3".
         winner: The classifier's folder.
+        stored: A copy of the model's files on this machine; fetched where it is None.
 
     Raises:
         GraftError: it answers otherwise.
@@ -52,7 +53,7 @@ def try_out(model_uri: str, winner: Path) -> None:
     classifier = load_classifier(winner).to(best_device())  # where the served model puts itself
     images = trial_images(classifier.config.preprocessing.resize_size)
     expected = classifier.predict(images)
-    answers = _ask(model_uri, images, top_k=len(classifier.classes))
+    answers = _ask(str(stored or model_uri), images, top_k=len(classifier.classes))
     failures = [error for error in answers["error"] if error is not None]
     if failures:
         raise _wrong(model_uri, winner, failures[0])

@@ -101,7 +101,9 @@ def test_each_trainable_parameter_is_optimised_once_by_identity() -> None:
     model[1].weight.requires_grad_(False)
     chosen = [p for group in _parameter_groups(shared, 0.1) for p in group["params"]]
     assert sorted(map(id, chosen)) == sorted({id(p) for p in model.parameters() if p.requires_grad})
-    decayed = [p for group in _parameter_groups(shared, 0.1) if group["weight_decay"] for p in group["params"]]
+    decayed = [
+        p for group in _parameter_groups(shared, 0.1) if group["weight_decay"] for p in group["params"]
+    ]
     assert all(p.ndim > 1 for p in decayed)
 
 
