@@ -10,7 +10,7 @@ import click
 
 from graft.errors import GraftError
 from pipelines.commands_monitoring import monitor
-from pipelines.commands_registry import copy_, history, models, promote, rollback, trace, verify
+from pipelines.commands_registry import COMMANDS as REGISTRY_COMMANDS
 from pipelines.commands_serving import export, predict
 
 _params = click.option(
@@ -83,7 +83,7 @@ def compile_(output: Path, files: tuple[str, ...], overrides: tuple[str, ...]) -
     click.echo(f"{output}: submit it to Kubeflow Pipelines, or check it in")
 
 
-for command in (models, promote, rollback, history, trace, verify, copy_, predict, export, monitor):
+for command in (*REGISTRY_COMMANDS, predict, export, monitor):
     graft.add_command(command)
 
 

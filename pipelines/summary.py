@@ -83,11 +83,15 @@ def _skipped(summary: dict[str, Any]) -> list[Text]:
 
 def _decision(summary: dict[str, Any]) -> list[Text]:
     decision, registered = summary["decision"], summary["registered"]
-    verdict = "promoted to champion" if decision.get("promote") else "not promoted"
+    superseded = registered.get("superseded")
+    promoted = decision.get("promote") and not superseded
+    verdict = "promoted to champion" if promoted else "not promoted"
     lines = [Text(f"\nDecision: {decision.get('winner')} is {verdict}", style="bold")]
     for reason in decision.get("reasons", []):
         mark, style = ("✓", "green") if reason["passed"] else ("✗", "red")
         lines.append(Text(f"  {mark} {reason['text']}", style=style))
+    if superseded:
+        lines.append(Text(f"  ✗ {superseded['reason']}\n    {superseded['fix']}", style="red"))
     if registered:
         aliases = ", ".join(registered["aliases"]) or "no alias"
         known = ", already registered before" if registered.get("reused") else ""
