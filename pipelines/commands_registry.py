@@ -11,18 +11,17 @@ import click
 from graft.errors import GraftError
 from graft.params import Registry, parse, read_params
 from pipelines.registry_pages import (
-    entry_row,
     model_row,
     print_checks,
     print_facts,
     print_json,
+    print_ledger,
     print_move,
     print_table,
     seen_row,
 )
 
 F = TypeVar("F", bound=Callable[..., Any])
-_STYLES = {"withdrawn": "dim", "abandoned": "dim", None: "yellow"}
 
 _json = click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
 
@@ -89,12 +88,7 @@ def history(tracking_uri: str | None, name: str | None, as_json: bool) -> None:
     found = read_history(_registry(tracking_uri, name))
     if as_json:
         return print_json(found)
-    columns = ("#", "when", "who", "action", "from → to", "why", "evidence", "outcome")
-    rows = [entry_row(entry) for entry in found["entries"]]
-    styles = [_STYLES.get(entry["outcome"], "") for entry in found["entries"]]
-    print_table(f"{found['name']}: champion is {found['champion'] or 'none'}", columns, rows, styles)
-    for note in found["notes"]:
-        click.echo(f"note: {note}")
+    print_ledger(found)
     return None
 
 

@@ -23,11 +23,13 @@ def compile_pipeline(output: Path, params: Params) -> dict[str, Any]:
     """
     from kfp import compiler
 
+    from graft.steps.lineage import lineage
     from pipelines.retraining import retraining
 
+    defaults = {**params.sections(), "lineage": lineage(params)}
     with whole_file(output) as temporary:
         path = temporary.with_suffix(".yaml")  # kfp insists on the ending
-        compiler.Compiler().compile(retraining, str(path), pipeline_parameters=params.sections())
+        compiler.Compiler().compile(retraining, str(path), pipeline_parameters=defaults)
         path.replace(temporary)
     spec: dict[str, Any] = next(iter(yaml.safe_load_all(output.read_text(encoding="utf-8"))))
     refuse_local_surprises(spec)

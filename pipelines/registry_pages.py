@@ -91,24 +91,20 @@ def model_row(row: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def entry_row(entry: Mapping[str, Any]) -> list[str]:
-    """Of `graft history`."""
-    evidence = entry["evidence"]
-    run = f"run {evidence['run_id'][:8]}" if evidence.get("run_id") else ""
-    outcome = entry["outcome"] or "under way or cut off"
-    note = f" ({entry['note']})" if entry["note"] else ""
-    when = entry["when"][:19].replace("T", " ")
-    moved = f"{entry['from'] or 'none'} → {entry['to']}"
-    return [
-        str(entry["number"]),
-        when,
-        entry["who"],
-        entry["action"],
-        moved,
-        entry["why"],
-        run,
-        outcome + note,
-    ]
+def print_ledger(found: Mapping[str, Any]) -> None:
+    """Of `graft history`: one paragraph per move, since reasons are sentences."""
+    print(f"{found['name']}: champion is {found['champion'] or 'none'}")
+    for entry in found["entries"]:
+        when = entry["when"][:19].replace("T", " ")
+        moved = f"{entry['from'] or 'none'} → {entry['to']}"
+        note = f" ({entry['note']})" if entry["note"] else ""
+        outcome = entry["outcome"] or "under way or cut off"
+        print(f"\n#{entry['number']}  {when}  {entry['action']}  {moved}  {outcome}{note}")
+        run = entry["evidence"].get("run_id")
+        print(f"    by  {entry['who']}" + (f", evidence in run {run}" if run else ""))
+        print(f"    why {entry['why']}")
+    for note in found["notes"]:
+        print(f"note: {note}")
 
 
 def seen_row(row: Mapping[str, Any]) -> list[str]:

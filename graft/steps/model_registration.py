@@ -10,7 +10,7 @@ from typing import Any
 from graft.backbones.classifier import read_model_json
 from graft.files import read_json, write_json
 from graft.images.table import read_table
-from graft.params import Registry, parse
+from graft.params import Params, Registry, parse
 from graft.progress import say
 from graft.registry.card import card
 from graft.registry.registration import register
@@ -30,8 +30,10 @@ def run(
     registered: Path,
 ) -> None:
     """See components/model_registration.py."""
+    values = parse(Params, lineage["params"], "lineage: params")
     origin = {
         **lineage,
+        "params": values.sections(),  # whole numbers again: Kubeflow makes each a float on the way
         "data_md5": read_table(images).data_md5,
         "backbone_sha256": read_json(network / "backbone.json")["weights_sha256"],
         **_of_this_run(),

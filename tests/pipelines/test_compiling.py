@@ -60,5 +60,6 @@ def test_our_own_pipeline_has_none_of_them_and_carries_the_params(tmp_path: Path
     defaults = spec["root"]["inputDefinitions"]["parameters"]
     assert defaults["fine_tuning"]["defaultValue"]["epochs"] == 3
     assert defaults["folder"].get("defaultValue") is None
+    assert defaults["lineage"]["defaultValue"]["params"]["fine_tuning"]["epochs"] == 3
     assert [p.name for p in tmp_path.iterdir()] == ["retraining.yaml"]
     assert set(Params.model_fields) <= set(defaults)
