@@ -6,6 +6,7 @@ cannot disagree about what a step is. An argument that is a section of params.ya
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -77,6 +78,7 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] not in STEPS:
         print(f"usage: python -m components STEP [--help]\nSTEP: {', '.join(STEPS)}", file=sys.stderr)
         return 0 if arguments[:1] == ["--help"] else 2
+    os.environ.setdefault("GRAFT_HOME", ".graft")  # so that a killed step goes on where it stopped
     try:
         run(arguments[0], arguments[1:])
     except GraftError as error:

@@ -6,18 +6,10 @@ from pathlib import Path
 
 from graft.backbones.classifier import Classifier
 from graft.images.augmentation import Policy
-from graft.images.decoding import load_images
 from graft.images.table import ImageTable
 from graft.params import DomainAdaptation
 from graft.training.loop import History, Phase, fit
-from graft.training.supervised import (
-    cross_entropy,
-    domain_batches,
-    labelled_index,
-    steps_per_epoch,
-    validation_index,
-    validator,
-)
+from graft.training.supervised import labelled_index, supervise
 
 # Few labelled images: a tenth of the rate keeps what adaptation found.
 RATE = 0.1
@@ -30,19 +22,22 @@ def tune_on_target(
     index = labelled_index(table, "train", "target")
     if not len(index) or not params.target_epochs:
         return model, []
-    preprocessing = model.config.preprocessing
-    streams = domain_batches(
-        table, index, preprocessing, policy, batch_size=params.batch_size, seed=params.seed
+    loss, validate, steps = supervise(
+        model,
+        table,
+        index,
+        policy,
+        batch_size=params.batch_size,
+        label_smoothing=0.0,
+        seed=params.seed,
     )
     phase = Phase(
         name="target",
         epochs=params.target_epochs,
-        steps_per_epoch=steps_per_epoch(streams),
+        steps_per_epoch=steps,
         learning_rate=params.learning_rate * RATE,
         weight_decay=params.weight_decay,
         keep="last",
         seed=params.seed,
     )
-    images = load_images(table, validation_index(table), preprocessing)
-    loss = cross_entropy(model, streams, label_smoothing=0.0)
-    return model, fit(model, loss, phase, work=work, validate=validator(model, images))
+    return model, fit(model, loss, phase, work=work, validate=validate)

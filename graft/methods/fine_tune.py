@@ -6,19 +6,11 @@ from pathlib import Path
 
 from graft.backbones.classifier import Classifier
 from graft.images.augmentation import Policy
-from graft.images.decoding import load_images
 from graft.images.table import ImageTable
 from graft.params import FineTuning
 from graft.training.freezing import freeze, unfreeze
 from graft.training.loop import History, Phase, fit
-from graft.training.supervised import (
-    cross_entropy,
-    domain_batches,
-    labelled_index,
-    steps_per_epoch,
-    validation_index,
-    validator,
-)
+from graft.training.supervised import labelled_index, supervise
 
 # A new head learns ten times as fast as layers that already know something.
 HEAD_RATE = 10.0
@@ -37,19 +29,17 @@ def fine_tune(
         params: `method` picks the layers: `head_only`, `all`, or `head_then_all`.
         work: Folder for checkpoints.
     """
-    preprocessing = model.config.preprocessing
-    streams = domain_batches(
+    loss, validate, steps = supervise(
+        model,
         table,
         labelled_index(table, "train"),
-        preprocessing,
         policy,
         batch_size=params.batch_size,
+        label_smoothing=params.label_smoothing,
         seed=params.seed,
     )
-    loss = cross_entropy(model, streams, params.label_smoothing)
-    validate = validator(model, load_images(table, validation_index(table), preprocessing))
     history: History = []
-    for phase in _phases(params, steps_per_epoch(streams)):
+    for phase in _phases(params, steps):
         (freeze if phase.name == "head" else unfreeze)(model.trunk)
         history += fit(model, loss, phase, work=work, validate=validate)
     unfreeze(model.trunk)

@@ -10,19 +10,11 @@ from torch import nn
 from graft.backbones.classifier import Classifier
 from graft.backbones.trunk import BackboneConfig, Trunk
 from graft.images.augmentation import policy
-from graft.images.decoding import load_images
 from graft.images.table import ImageTable
 from graft.params import Augmentation, Pretrain
 from graft.training.device import best_device
 from graft.training.loop import History, Phase, fit
-from graft.training.supervised import (
-    cross_entropy,
-    domain_batches,
-    labelled_index,
-    steps_per_epoch,
-    validation_index,
-    validator,
-)
+from graft.training.supervised import labelled_index, supervise
 
 
 def pretrain(
@@ -37,24 +29,24 @@ def pretrain(
     torch.manual_seed(seed)
     head = nn.Linear(config.num_features, len(table.classes))
     model = Classifier(trunk, head, config=config, classes=table.classes).to(best_device())
-    streams = domain_batches(
+    val = labelled_index(table, "val", source)
+    loss, validate, steps = supervise(
+        model,
         table,
         labelled_index(table, "train", source),
-        config.preprocessing,
         policy(Augmentation(), config.preprocessing),
         batch_size=params.batch_size,
+        label_smoothing=0.0,
         seed=seed,
+        validation=val if len(val) else None,
     )
-    val = labelled_index(table, "val", source)
-    images = load_images(table, val if len(val) else validation_index(table), config.preprocessing)
     phase = Phase(
         name="pretrain",
         epochs=params.epochs,
-        steps_per_epoch=steps_per_epoch(streams),
+        steps_per_epoch=steps,
         learning_rate=params.learning_rate,
         weight_decay=params.weight_decay,
         seed=seed,
     )
-    loss = cross_entropy(model, streams, label_smoothing=0.0)
-    history = fit(model, loss, phase, work=work, validate=validator(model, images))
+    history = fit(model, loss, phase, work=work, validate=validate)
     return model.trunk, history

@@ -115,3 +115,36 @@ def validator(model: Classifier, images: Images) -> Validate:
 def steps_per_epoch(streams: Sequence[Batches]) -> int:
     """Enough steps to show the largest stream once."""
     return max(batches.per_epoch for batches in streams)
+
+
+def supervise(
+    model: Classifier,
+    table: ImageTable,
+    index: pd.Index,
+    policy: Policy,
+    *,
+    batch_size: int,
+    label_smoothing: float,
+    seed: int,
+    validation: pd.Index | None = None,
+) -> tuple[Loss, Validate, int]:
+    """What `fit` needs to teach a classifier the labelled images of a table.
+
+    Args:
+        model: The classifier.
+        table: Where the images are.
+        index: Rows to learn from, all labelled.
+        policy: The augmentation.
+        batch_size: Of all domains together.
+        label_smoothing: Share of the label spread over all classes.
+        seed: Of the order of images and of the augmentation.
+        validation: Rows that choose the epoch; by default `validation_index`.
+
+    Returns:
+        The loss, the validation, and the number of steps in an epoch.
+    """
+    preprocessing = model.config.preprocessing
+    streams = domain_batches(table, index, preprocessing, policy, batch_size=batch_size, seed=seed)
+    chosen = validation_index(table) if validation is None else validation
+    validate = validator(model, load_images(table, chosen, preprocessing))
+    return cross_entropy(model, streams, label_smoothing), validate, steps_per_epoch(streams)
