@@ -87,6 +87,7 @@ def test_killed_in_the_middle_and_run_again_gives_the_same_models(
         stderr=subprocess.DEVNULL,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell ignores it
     )
     assert process.stdout is not None
     for line in process.stdout:

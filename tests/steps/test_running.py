@@ -137,7 +137,13 @@ run_step("slow", lambda: slow, settings={}, inputs={}, outputs={"result": sys.ar
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_step_finds_its_work_again(home: Path, how: signal.Signals) -> None:
     command = [sys.executable, "-c", KILLED, str(home / "result")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell ignores it
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "started\n"
     time.sleep(0.1)
