@@ -29,8 +29,8 @@ TINY = {
 
 
 @dataclass(frozen=True)
-class Workplace:
-    """A folder that stands for a user's checkout: runs, MLflow and kept results are below it."""
+class Checkout:
+    """A folder that stands for what a user has checked out: runs, MLflow and kept results are below it."""
 
     folder: Path
 
@@ -63,20 +63,20 @@ class Workplace:
         )
 
 
-def make_workplace(folder: Path) -> Workplace:
+def make_checkout(folder: Path) -> Checkout:
     (folder / "params.yaml").write_text(yaml.safe_dump(TINY))
-    return Workplace(folder)
+    return Checkout(folder)
 
 
 @pytest.fixture
-def workplace(tmp_path: Path) -> Workplace:
-    return make_workplace(tmp_path)
+def checkout(tmp_path: Path) -> Checkout:
+    return make_checkout(tmp_path)
 
 
 @pytest.fixture(scope="session")
-def trained(two_domains: Path, tmp_path_factory: pytest.TempPathFactory) -> Workplace:
-    """A workplace after one successful run; tests must leave its first run as it is."""
-    place = make_workplace(tmp_path_factory.mktemp("trained"))
+def trained(two_domains: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A checkout after one successful run; tests must leave its first run as it is."""
+    place = make_checkout(tmp_path_factory.mktemp("trained"))
     done = place.retrain(two_domains)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     (place.folder / "first.txt").write_text(done.stdout)

@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
-from tests.pipelines.conftest import ROOT, Workplace, make_workplace
+from tests.pipelines.conftest import ROOT, Checkout, make_checkout
 from tests.pipelines.test_local import predictions
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
 
 
-def run(place: Workplace, *command: str) -> str:
+def run(place: Checkout, *command: str) -> str:
     done = subprocess.run(
         command, cwd=place.folder, env=place.environment(), capture_output=True, text=True, check=False
     )
@@ -24,9 +24,9 @@ def run(place: Workplace, *command: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def reproduced(two_domains: Path, tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+def reproduced(two_domains: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """A repository after `dvc repro`, committed."""
-    place = make_workplace(tmp_path_factory.mktemp("dvc"))
+    place = make_checkout(tmp_path_factory.mktemp("dvc"))
     shutil.copy(ROOT / "dvc.yaml", place.folder)
     shutil.copy(ROOT / ".gitignore", place.folder)
     shutil.copytree(two_domains, place.folder / "data")
@@ -44,19 +44,19 @@ def reproduced(two_domains: Path, tmp_path_factory: pytest.TempPathFactory) -> W
 
 
 def test_the_same_seed_gives_the_same_predictions_as_kubeflow(
-    reproduced: Workplace, trained: Workplace
+    reproduced: Checkout, trained: Checkout
 ) -> None:
     mine = pd.read_parquet(reproduced.folder / "runs/dvc/predictions.parquet")
     theirs = predictions(trained.folder / "first")
     assert_frame_equal(mine.sort_values(["candidate", "path"]).reset_index(drop=True), theirs)
 
 
-def test_repeated_at_once_it_runs_nothing(reproduced: Workplace) -> None:
+def test_repeated_at_once_it_runs_nothing(reproduced: Checkout) -> None:
     assert "Running stage" not in (text := run(reproduced, "dvc", "repro"))
     assert "up to date" in text
 
 
-def test_metrics_params_and_plots_can_be_compared(reproduced: Workplace) -> None:
+def test_metrics_params_and_plots_can_be_compared(reproduced: Checkout) -> None:
     metrics = json.loads(run(reproduced, "dvc", "metrics", "show", "--json"))
     scores = metrics[""]["data"]["runs/dvc/scores.json"]["data"]
     assert 0 <= scores["candidates"]["adapted"]["accuracy"] <= 1
@@ -67,7 +67,7 @@ def test_metrics_params_and_plots_can_be_compared(reproduced: Workplace) -> None
     shutil.rmtree(reproduced.folder / "plots")
 
 
-def test_an_experiment_reruns_what_its_parameter_touches(reproduced: Workplace) -> None:
+def test_an_experiment_reruns_what_its_parameter_touches(reproduced: Checkout) -> None:
     text = run(reproduced, "dvc", "exp", "run", "-S", "domain_adaptation.target_epochs=0")
     assert "Running stage 'domain_adaptation'" in text
     assert "Running stage 'fine_tuning'" not in text

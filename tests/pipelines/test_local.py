@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
-from tests.pipelines.conftest import Workplace
+from tests.pipelines.conftest import Checkout
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
 
@@ -32,7 +32,7 @@ def predictions(run: Path) -> pd.DataFrame:
     return chosen.sort_values(["candidate", "path"]).reset_index(drop=True)
 
 
-def test_one_command_retrains(trained: Workplace) -> None:
+def test_one_command_retrains(trained: Checkout) -> None:
     first = trained.folder / "first"
     summary = json.loads((first / "summary.json").read_text())
     assert summary["status"] == "succeeded"
@@ -46,7 +46,7 @@ def test_one_command_retrains(trained: Workplace) -> None:
         assert (first / name).exists(), name
 
 
-def test_the_terminal_shows_candidates_decision_and_places(trained: Workplace) -> None:
+def test_the_terminal_shows_candidates_decision_and_places(trained: Checkout) -> None:
     text = (trained.folder / "first.txt").read_text()
     for expected in ("fine_tuned", "95 % interval", "is promoted to champion", "report.html", "8 steps in"):
         assert expected in text
@@ -55,7 +55,7 @@ def test_the_terminal_shows_candidates_decision_and_places(trained: Workplace) -
 
 
 def test_a_second_run_reuses_what_did_not_change_and_registers_nothing_new(
-    trained: Workplace, two_domains: Path
+    trained: Checkout, two_domains: Path
 ) -> None:
     before = json.loads((trained.folder / "first" / "summary.json").read_text())
     done = trained.retrain(two_domains)
@@ -69,7 +69,7 @@ def test_a_second_run_reuses_what_did_not_change_and_registers_nothing_new(
     assert_frame_equal(predictions(trained.latest), predictions(trained.folder / "first"))
 
 
-def test_a_changed_section_reruns_its_step_and_what_follows(trained: Workplace, two_domains: Path) -> None:
+def test_a_changed_section_reruns_its_step_and_what_follows(trained: Checkout, two_domains: Path) -> None:
     done = trained.retrain(two_domains, "--set", "domain_adaptation.target_epochs=0")
     assert done.returncode == 0, done.stderr
     assert set(trained.summary["reused"]) == REUSABLE - {"domain_adaptation"}
@@ -77,12 +77,12 @@ def test_a_changed_section_reruns_its_step_and_what_follows(trained: Workplace, 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_killed_in_the_middle_and_run_again_gives_the_same_models(
-    workplace: Workplace, trained: Workplace, two_domains: Path, how: signal.Signals
+    checkout: Checkout, trained: Checkout, two_domains: Path, how: signal.Signals
 ) -> None:
     process = subprocess.Popen(
-        workplace.command(two_domains),
-        cwd=workplace.folder,
-        env=workplace.environment(),
+        checkout.command(two_domains),
+        cwd=checkout.folder,
+        env=checkout.environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -97,42 +97,42 @@ def test_killed_in_the_middle_and_run_again_gives_the_same_models(
     code = process.wait(timeout=60)
     if how == signal.SIGINT:
         assert code == 130
-        assert workplace.summary["status"] == "interrupted"
+        assert checkout.summary["status"] == "interrupted"
     time.sleep(0.5)
-    done = workplace.retrain(two_domains)
+    done = checkout.retrain(two_domains)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "backbone" in workplace.summary["reused"]
+    assert "backbone" in checkout.summary["reused"]
     assert "all: epoch 1/" not in done.stdout  # it goes on behind the last checkpoint
-    assert_frame_equal(predictions(workplace.latest), predictions(trained.folder / "first"))
+    assert_frame_equal(predictions(checkout.latest), predictions(trained.folder / "first"))
 
 
-def test_one_domain_skips_adaptation_and_says_so(workplace: Workplace, two_domains: Path) -> None:
-    done = workplace.retrain(two_domains / "source")
+def test_one_domain_skips_adaptation_and_says_so(checkout: Checkout, two_domains: Path) -> None:
+    done = checkout.retrain(two_domains / "source")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "one domain" in workplace.summary["skipped"]["adapted"]
-    assert set(workplace.summary["candidates"]) == {"probe", "fine_tuned", "scratch"}
+    assert "one domain" in checkout.summary["skipped"]["adapted"]
+    assert set(checkout.summary["candidates"]) == {"probe", "fine_tuned", "scratch"}
     assert "adapted was skipped: one domain" in done.stdout
 
 
-def test_bad_data_fails_with_its_fix_and_leaves_its_evidence(workplace: Workplace, tmp_path: Path) -> None:
+def test_bad_data_fails_with_its_fix_and_leaves_its_evidence(checkout: Checkout, tmp_path: Path) -> None:
     (tmp_path / "one" / "cat").mkdir(parents=True)
     (tmp_path / "one" / "cat" / "a.png").write_text("not an image")
-    done = workplace.retrain(tmp_path / "one")
+    done = checkout.retrain(tmp_path / "one")
     assert done.returncode == 1
     assert "fix:" in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
-    assert workplace.summary["status"] == "failed"
-    assert workplace.summary["problem"]
+    assert checkout.summary["status"] == "failed"
+    assert checkout.summary["problem"]
 
 
-def test_a_mistyped_parameter_fails_before_anything_runs(workplace: Workplace, two_domains: Path) -> None:
-    done = workplace.retrain(two_domains, "--set", "fine_tuning.epoch=3")
+def test_a_mistyped_parameter_fails_before_anything_runs(checkout: Checkout, two_domains: Path) -> None:
+    done = checkout.retrain(two_domains, "--set", "fine_tuning.epoch=3")
     assert done.returncode == 1
     assert "did you mean 'epochs'?" in done.stderr
-    assert not workplace.latest.exists()
+    assert not checkout.latest.exists()
 
 
-def test_an_unreachable_mlflow_fails_with_its_fix(trained: Workplace, two_domains: Path) -> None:
+def test_an_unreachable_mlflow_fails_with_its_fix(trained: Checkout, two_domains: Path) -> None:
     done = trained.retrain(two_domains, "--set", "registry.tracking_uri=http://127.0.0.1:9")
     assert done.returncode == 1
     assert "http://127.0.0.1:9" in done.stderr
