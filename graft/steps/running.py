@@ -7,6 +7,7 @@ params.yaml, and the content of its inputs. Outputs are kept under the key, link
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import shutil
@@ -68,7 +69,7 @@ def run_step(
         work = home / "work" / name / key
         work.mkdir(parents=True, exist_ok=True)
         function = find()
-        extra = {"work": work} if _takes_work(function) else {}
+        extra = {"work": work} if "work" in inspect.signature(function).parameters else {}
         paths = {argument: Path(path) for argument, path in {**inputs, **outputs}.items()}
         for path in outputs.values():
             remove(Path(path))  # what an earlier run left shares its bytes with what is kept for reuse
@@ -112,14 +113,6 @@ def _code_digest() -> str:
         if file.suffix in (".py", ".j2"):
             digest.update(f"{file.relative_to(root)}\0".encode() + file.read_bytes())
     return digest.hexdigest()
-
-
-def _takes_work(function: Callable[..., Any]) -> bool:
-    return "work" in function.__code__.co_varnames[: _argument_count(function)]
-
-
-def _argument_count(function: Callable[..., Any]) -> int:
-    return function.__code__.co_argcount + function.__code__.co_kwonlyargcount
 
 
 def _keep(kept: Path, outputs: Mapping[str, str]) -> None:
