@@ -1,25 +1,21 @@
-"""params.yaml as frozen, validated models: one per section, and each step takes its own section.
-
-Unknown keys are refused with the nearest valid one; values out of range are refused with the range.
-"""
+"""The sections of params.yaml, their keys, ranges and defaults."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from graft.errors import GraftError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+NotNegativeInt = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+T = TypeVar("T")
+# Left to a rule of the step that reads it, unless set; written `auto` in params.yaml.
+Auto = Annotated[T | None, BeforeValidator(lambda value: None if value == "auto" else value)]
 
 
 class Section(BaseModel):
@@ -59,6 +55,7 @@ class Backbone(Section):
     # s3://bucket/key | an MLflow model (models:/name@alias)
     weights: str = "pretrain"
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{8,64}$")] | None = None
+    input_size: Auto[Count] = None  # pixels; auto: what the weights expect, less for small images
     seed: Seed = 0
     pretrain: Pretrain = Pretrain()
 
@@ -80,32 +77,129 @@ class Augmentation(Section):
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.05
     perspective: Fraction = 0.0  # distortion
     elastic: NotNegative = 0.0  # displacement, pixels
-    mixup: NotNegative = 0.0  # alpha of the Beta distribution; 0 is off
+    mixup: Auto[NotNegative] = None  # alpha of the Beta distribution; 0 is off
     cutmix: NotNegative = 0.0
     seed: Seed = 0
 
 
 class FeatureExtraction(Section):
-    """The linear probe on frozen features."""
+    """Which frozen features, and the classifier on them."""
 
+    # logistic | svm | neighbours | dense | recurrent
+    head: Literal["logistic", "svm", "neighbours", "dense", "recurrent"] = "logistic"
+    layers: tuple[str, ...] = ()  # maps pooled and joined, by their names in the network; empty: its output
     batch_size: Count = 128
-    path: Annotated[int, Field(ge=1, le=50)] = 9  # regularisation strengths tried
+    path: Annotated[int, Field(ge=1, le=50)] = 9  # regularisation strengths tried (logistic, svm)
     strongest: Positive = 1e-4  # smallest C of the path (inverse regularisation)
     weakest: Positive = 1e2
+    neighbours: Count = 20
+    hidden: Count = 256  # units of the dense or recurrent layer
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    epochs: Count = 30  # of the dense or recurrent head
+    learning_rate: Positive = 1e-3
     views: bool = True  # also learn from the augmented views
+    seed: Seed = 0
+
+
+class Network(Section):
+    """A further network, and where its weights come from; see `backbone`."""
+
+    name: str
+    weights: str = "DEFAULT"
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{8,64}$")] | None = None
+
+
+class Lora(Section):
+    """Low-rank adapters in a transformer's linear layers (Hu et al. 2022)."""
+
+    rank: Count = 8
+    alpha: Positive = 16.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class Hybrid(Section):
+    """A pretrained trunk without its last stages, and new blocks on top."""
+
+    drop: Count = 1  # stages taken off the end
+    blocks: Literal["residual", "inception"] = "residual"
+    count: Count = 2
+    width: Count = 256  # channels of each new block
+
+
+class Combine(Section):
+    """Features of several networks side by side."""
+
+    networks: tuple[Network, ...] = ()  # beside the backbone
+    joint: bool = False  # train the networks too, not only the classifier on them
+
+
+class MultiTask(Section):
+    """Source and target learned together: L_s + weight L_t."""
+
+    weight: Auto[Positive] = None  # auto: learned from each task's uncertainty (Kendall et al. 2018)
+    target_epochs: Annotated[int, Field(ge=0)] = 3  # then the target alone
+
+
+class Distill(Section):
+    """A small network learns from a better one."""
+
+    student: Network = Network(name="digits_cnn", weights="random")
+    teacher: str = "fine_tuned"  # the backbone, fine-tuned first; or models:/name@alias, or a folder
+    temperature: Positive = 4.0
+    weight: Fraction = 0.9  # of the teacher's answers; the rest is the labels'
+    hints: NotNegative = 0.0  # weight of matching the teacher's features (Romero et al. 2015)
+
+
+class SemiSupervised(Section):
+    """FixMatch (Sohn et al. 2020): agree with oneself on unlabelled images."""
+
+    threshold: Fraction = 0.95
+    weight: Positive = 1.0
+    ratio: Count = 3  # unlabelled images for each labelled one
+
+
+Learn = Literal["freeze", "tune", "reinitialise"]
 
 
 class FineTuning(Section):
-    """Head first, then all layers (Kumar et al. 2022)."""
+    """How the pretrained network learns the task. What is `auto` follows from the number of images."""
 
-    method: Literal["head_then_all", "head_only", "all"] = "head_then_all"
-    head_epochs: Annotated[int, Field(ge=0)] = 3
-    epochs: Count = 12
-    batch_size: Count = 64
-    learning_rate: Positive = 1e-3
+    method: Literal[
+        "head_only",
+        "last_k",
+        "all",
+        "head_then_all",
+        "gradual",
+        "staged",
+        "normalisation",
+        "lora",
+        "hybrid",
+        "combine",
+        "multi_task",
+        "distill",
+        "semi_supervised",
+        "scratch",
+    ] = "head_then_all"
+    head_epochs: Auto[NotNegativeInt] = None
+    epochs: Auto[Count] = None
+    batch_size: Auto[Count] = None
+    learning_rate: Auto[Positive] = None
     weight_decay: NotNegative = 0.05
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
     patience: Count = 5  # epochs without a better validation score
+    schedule: Literal["cosine", "one_cycle", "constant"] = "cosine"
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the averaged weights; 0 is off
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0  # rate of a stage over that of the next
+    l2_sp: NotNegative = 0.0  # pull towards the pretrained weights (Li et al. 2018)
+    interpolation: Fraction = 1.0  # share of the fine-tuned weights; the rest is the probe's (WiSE-FT)
+    last: Count = 1  # stages that last_k trains
+    stages: dict[str, Learn] = {}  # of `staged`: a stage by name, or from the end as "-1"; others: tune
+    lora: Lora = Lora()
+    hybrid: Hybrid = Hybrid()
+    combine: Combine = Combine()
+    multi_task: MultiTask = MultiTask()
+    distill: Distill = Distill()
+    semi_supervised: SemiSupervised = SemiSupervised()
     baseline: bool = True  # also train from scratch on the labelled target images
     baseline_epochs: Count = 30
     seed: Seed = 0
@@ -169,93 +263,3 @@ class Params(Section):
         """Every section as JSON stores it, without the keys that are not set (kfp has no null)."""
         values: dict[str, dict[str, Any]] = self.model_dump(mode="json", exclude_none=True)
         return values
-
-
-S = TypeVar("S", bound=Section)
-
-
-def parse(model: type[S], values: Mapping[str, Any] | None, where: str) -> S:
-    """Validate a section.
-
-    Args:
-        model: The section's model, such as `FineTuning`.
-        values: Its keys and values; absent keys take their defaults.
-        where: Named in errors, such as "params.yaml: fine_tuning".
-
-    Raises:
-        GraftError: a key is unknown or a value is out of range, each named with its fix.
-    """
-    try:
-        return model.model_validate(dict(values or {}))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise _named(model, first["loc"], first, where) from None
-
-
-def read_params(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Params:
-    """Read params.yaml and overlays, later ones winning key by key, then `section.key=value`.
-
-    Raises:
-        GraftError: a file is missing or is not YAML, or what they say together is not valid.
-    """
-    merged: dict[str, Any] = {}
-    for file in files:
-        merged = _overlay(merged, _read_yaml(Path(file)))
-    for override in overrides:
-        merged = _overlay(merged, _parse_override(override))
-    return parse(Params, merged, " + ".join(str(file) for file in files) or "params")
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise GraftError(
-            f"the parameter file {path} does not exist", "give the path of a params.yaml or a recipe"
-        )
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise GraftError(f"{path} is not valid YAML: {error}", "correct that line") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise GraftError(f"{path} holds a {type(content).__name__}, not sections", "write `section:` lines")
-    return content
-
-
-def _parse_override(text: str) -> dict[str, Any]:
-    path, equals, value = text.partition("=")
-    keys = path.strip().split(".")
-    if not equals or len(keys) < 2 or not all(keys):
-        raise GraftError(
-            f"--set {text!r} is not of the form section.key=value", "e.g. --set fine_tuning.epochs=5"
-        )
-    tree: Any = yaml.safe_load(value)
-    for key in reversed(keys):
-        tree = {key: tree}
-    return tree
-
-
-def _overlay(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        below = merged.get(key)
-        merged[key] = _overlay(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
-    return merged
-
-
-def _named(model: type[Section], location: tuple[Any, ...], first: Any, where: str) -> GraftError:
-    path = ".".join(str(part) for part in location)
-    if first["type"] == "extra_forbidden":
-        known = list(_model_at(model, location[:-1]).model_fields)
-        nearest = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
-        fix = f"did you mean {nearest[0]!r}? " if nearest else ""
-        return GraftError(f"{where}: unknown key {path!r}", f"{fix}valid keys: {', '.join(sorted(known))}")
-    return GraftError(f"{where}: {path} = {first['input']!r}: {first['msg']}", f"correct {path}")
-
-
-def _model_at(model: type[Section], location: tuple[Any, ...]) -> type[Section]:
-    for key in location:
-        annotation = model.model_fields[str(key)].annotation
-        candidates = (annotation, *get_args(annotation))
-        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, Section))
-    return model

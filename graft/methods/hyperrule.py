@@ -1,0 +1,59 @@
+"""How long and how fast to train, from the size and the number of images alone.
+
+After the HyperRule of Big Transfer (Kolesnikov et al. 2020), which replaces the search for
+hyperparameters by a rule, scaled to what a network of a few million parameters needs.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from graft.params import FineTuning
+
+SMALL = 96  # pixels: below, networks are small and trained on like images, and an epoch is cheap
+MANY = 20_000  # images from which mixup regularises more than it blurs
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every number that `auto` left open.
+
+    Attributes:
+        epochs: Of the main phase.
+        head_epochs: Of the head alone before it, where the method has such a phase.
+        batch_size: Images a step.
+        learning_rate: Peak rate of layers that know something already.
+        mixup: alpha of mixup where augmentation leaves it open.
+    """
+
+    epochs: int
+    head_epochs: int
+    batch_size: int
+    learning_rate: float
+    mixup: float
+
+
+def plan(params: FineTuning, *, input_size: int, images: int) -> Plan:
+    """What the user set, and the rule's choice where nothing is set.
+
+    Fewer images are shown more often, but not in proportion: epochs ~ 1 / sqrt(images).
+
+    Args:
+        params: The section; `auto` is None here.
+        input_size: Side of the images the network sees, pixels.
+        images: Labelled training images, N > 0.
+    """
+    small = input_size < SMALL
+    epochs = _between(3, (400 if small else 140) / math.sqrt(images), 40)
+    return Plan(
+        epochs=epochs if params.epochs is None else params.epochs,
+        head_epochs=max(1, epochs // 4) if params.head_epochs is None else params.head_epochs,
+        batch_size=(64 if small else 32) if params.batch_size is None else params.batch_size,
+        learning_rate=(1e-3 if small else 5e-5) if params.learning_rate is None else params.learning_rate,
+        mixup=0.1 if images >= MANY else 0.0,
+    )
+
+
+def _between(lowest: int, value: float, highest: int) -> int:
+    return max(lowest, min(highest, round(value)))

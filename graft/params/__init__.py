@@ -1,0 +1,61 @@
+"""params.yaml as frozen, validated models: one per section, and each step takes its own section.
+
+Unknown keys are refused with the nearest valid one; values out of range are refused with the range.
+"""
+
+from graft.params.reading import parse, read_params
+from graft.params.sections import (
+    Augmentation,
+    Auto,
+    Backbone,
+    Combine,
+    Count,
+    Data,
+    Distill,
+    DomainAdaptation,
+    Evaluation,
+    FeatureExtraction,
+    FineTuning,
+    Fraction,
+    Hybrid,
+    Lora,
+    MultiTask,
+    Network,
+    NotNegative,
+    Params,
+    Positive,
+    Pretrain,
+    Registry,
+    Section,
+    Seed,
+    SemiSupervised,
+)
+
+__all__ = [
+    "Augmentation",
+    "Auto",
+    "Backbone",
+    "Combine",
+    "Count",
+    "Data",
+    "Distill",
+    "DomainAdaptation",
+    "Evaluation",
+    "FeatureExtraction",
+    "FineTuning",
+    "Fraction",
+    "Hybrid",
+    "Lora",
+    "MultiTask",
+    "Network",
+    "NotNegative",
+    "Params",
+    "Positive",
+    "Pretrain",
+    "Registry",
+    "Section",
+    "Seed",
+    "SemiSupervised",
+    "parse",
+    "read_params",
+]

@@ -1,0 +1,23 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from graft.methods.hyperrule import plan
+from graft.params import FineTuning
+
+sizes, counts = st.sampled_from([28, 32, 128, 224, 384]), st.integers(1, 10**7)
+
+
+@given(sizes, counts, counts)
+def test_more_images_are_seen_more_often_in_sum_but_each_less_often(size: int, one: int, other: int) -> None:
+    few, many = sorted((one, other))
+    short, long = (plan(FineTuning(), input_size=size, images=n) for n in (few, many))
+    assert short.epochs >= long.epochs >= 3
+    assert short.epochs * few <= long.epochs * many
+    assert short.mixup <= long.mixup
+
+
+@given(sizes, counts, st.integers(1, 500), st.integers(0, 50), st.floats(1e-6, 1))
+def test_what_is_set_is_kept(size: int, images: int, epochs: int, head: int, rate: float) -> None:
+    params = FineTuning(epochs=epochs, head_epochs=head, learning_rate=rate, batch_size=7)
+    found = plan(params, input_size=size, images=images)
+    assert (found.epochs, found.head_epochs, found.learning_rate, found.batch_size) == (epochs, head, rate, 7)
