@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from graft.images.augmentation import Policy, augment, mix
+from graft.images.augmentation import Policy, augment_by, mix
 from graft.images.decoding import Images
+from graft.images.draws import uniforms
 from graft.images.preprocessing import Preprocessing
+from graft.training.distributed import rank, world
 
 
 def step_seed(seed: int, step: int, stream: int = 0) -> int:
@@ -46,10 +48,15 @@ def _order(count: int, epoch: int, seed: int) -> np.ndarray:
 class Batches:
     """Augmented, normalised training batches of one set of images.
 
+    Where several processes train together, each gets its slice of every batch, and the slices are those
+    of the batch that one process alone would see: more processes do not change what is learned. That is
+    why images, draws and mixing are fixed for the whole batch and only then cut.
+
     Attributes:
         images: N images held as uint8.
         classes: C, the number of classes; labels become (B, C) probabilities.
         policy: The augmentation; None only crops the centre.
+        batch_size: Of all processes together; rounded up to equal slices, so that each counts the same.
     """
 
     images: Images
@@ -61,23 +68,37 @@ class Batches:
     device: torch.device
 
     @property
+    def share(self) -> int:
+        """B: how many images of each batch are this process's; all of them where it trains alone."""
+        return -(-self.batch_size // world())
+
+    @property
     def per_epoch(self) -> int:
         """Steps that show each image about once."""
-        return max(1, round(len(self.images) / self.batch_size))
+        return max(1, round(len(self.images) / (self.share * world())))
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         """Step i's images, float (B, 3, S, S), and label probabilities (B, C); zeros where unlabelled."""
-        chosen = self.images[batch_indices(len(self.images), self.batch_size, step, self.seed)]
-        pixels = chosen.pixels.to(self.device)
+        order = batch_indices(len(self.images), self.share * world(), step, self.seed)
         seed = step_seed(self.seed, step, stream=1)
-        if self.policy is None:
-            pixels = self.preprocessing.centre(pixels)
-        else:
-            pixels = augment(self.policy, pixels, seed=seed)
-        inputs, targets = self.preprocessing.normalise(pixels), self._targets(chosen.labels)
-        if self.policy is not None and bool((chosen.labels >= 0).all()):
-            inputs, targets = mix(inputs, targets, self.policy.params, seed=seed)
+        draws = uniforms(len(order), seed)
+        mine = slice(rank() * self.share, (rank() + 1) * self.share)
+        mixes = self.policy is not None and bool(self.policy.params.mixup or self.policy.params.cutmix)
+        if not mixes:  # each image depends on its own draws alone: the others need not be made
+            order, draws = order[mine], draws[mine]
+        chosen = self.images[order]
+        inputs, targets = self._inputs(chosen.pixels, draws), self._targets(chosen.labels)
+        if self.policy is not None and mixes:
+            if bool((chosen.labels >= 0).all()):
+                inputs, targets = mix(inputs, targets, self.policy.params, seed=seed)
+            inputs, targets = inputs[mine], targets[mine]
         return inputs.contiguous(memory_format=torch.channels_last), targets
+
+    def _inputs(self, pixels: Tensor, draws: np.ndarray) -> Tensor:
+        pixels = pixels.to(self.device)
+        if self.policy is None:
+            return self.preprocessing.normalise(self.preprocessing.centre(pixels))
+        return self.preprocessing.normalise(augment_by(self.policy, pixels, draws))
 
     def _targets(self, labels: Tensor) -> Tensor:
         known = (labels >= 0).float().unsqueeze(1)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,20 @@ import torch
 from torch import Tensor, nn
 
 from graft.progress import say
+from graft.training import distributed
+from graft.training.averaging import WeightAverage
 from graft.training.batches import step_seed
 from graft.training.checkpoints import load_checkpoint, save_checkpoint, weights_of
 from graft.training.device import autocast
+from graft.training.groups import parameter_groups, same_rate, set_rate
 from graft.training.schedules import cosine
 
 Loss = Callable[[int], tuple[Tensor, dict[str, float]]]
 Validate = Callable[[], dict[str, float]]
 History = list[dict[str, Any]]
+
+# Called with each epoch's row once its checkpoint is saved. It may raise, as a tuner does that gives up.
+on_epoch: ContextVar[Callable[[dict[str, Any]], None] | None] = ContextVar("on_epoch", default=None)
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,8 @@ class Phase:
         learning_rate: The peak; `schedule` scales it by progress in [0, 1].
         patience: Stop after so many epochs without a better validation score; None never stops early.
         keep: "best" ends with the weights of the best validation score, "last" with the last.
+        rates: Factor on the learning rate of the parameter that `named_parameters` calls so; not zero.
+        ema: Decay of an average of the weights, which is then what is validated and kept; 0 is off.
     """
 
     name: str
@@ -44,6 +53,15 @@ class Phase:
     patience: int | None = None
     keep: str = "best"
     seed: int = 0
+    rates: Callable[[str], float] = same_rate
+    ema: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Run:
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: WeightAverage
 
 
 @dataclass
@@ -62,81 +80,112 @@ def fit(
 
     After every epoch the model is validated and the phase's whole state is written to
     `work/<phase>.pt`. Called again after a kill, it goes on from there and ends with the same weights:
-    nothing random outlives a step, because each step seeds its own draws.
+    nothing random outlives a step, because each step seeds its own draws. Under torchrun the processes
+    average their gradients, and the first alone writes.
 
     Args:
         model: Holds everything `loss` trains.
-        loss: Of the step number; gives a scalar and numbers to log.
+        loss: Of the step number; gives a scalar and numbers to log, none of them named `loss`.
         phase: How long, how fast.
         work: Folder for checkpoints.
         validate: Gives numbers for the history; `val_accuracy`, then low `val_loss`, chooses the best.
+            Without it the last weights are kept and nothing stops early.
 
     Returns:
-        One row an epoch: phase, epoch, seconds, learning_rate, the mean of each logged number, and
-        what `validate` gave. A loss that is not finite ends the phase at the last good state and
-        leaves a row with `diverged`.
+        One row an epoch: phase, epoch, seconds, learning_rate (before `rates`), the mean of each logged
+        number, and what `validate` gave. A loss that is not finite ends the phase at the last good
+        state and leaves a row with `diverged`.
+
+    Raises:
+        ValueError: `phase.rates` gives a factor that is not positive, or `phase.ema` is not in [0, 1).
     """
     path = work / f"{phase.name}.pt"
-    optimizer = torch.optim.AdamW(_parameter_groups(model, phase.weight_decay), lr=phase.learning_rate)
-    progress, kept = _resume(path, model, optimizer)
-    while not progress.finished and progress.epoch < phase.epochs:
-        start = time.monotonic()
-        row = _one_epoch(model, loss, phase, optimizer, progress.epoch)
-        if row.get("diverged"):
-            model.load_state_dict(kept)
-            progress.finished = True
-        else:
-            row |= validate() if validate else {}
-            if _better(row, progress) or phase.keep == "last" or validate is None:
-                kept = weights_of(model)
-        row["seconds"] = round(time.monotonic() - start, 3)
-        progress.history.append(row)
-        progress.epoch += 1
-        progress.finished |= phase.patience is not None and progress.stale >= phase.patience
-        progress.finished |= progress.epoch >= phase.epochs
-        _save(path, model, optimizer, progress, kept)
-        _report(phase, row)
+    distributed.share_state(model)
+    groups = parameter_groups(model, phase.weight_decay, phase.rates)
+    run = _Run(model, torch.optim.AdamW(groups, lr=phase.learning_rate), WeightAverage(model, phase.ema))
+    progress, kept = _resume(path, run)
+    with distributed.common_statistics(model):
+        while not progress.finished and progress.epoch < phase.epochs:
+            row, kept = _one_epoch(run, loss, phase, progress, kept, validate)
+            if distributed.rank() == 0:
+                _save(path, run, progress, kept)
+                _report(phase, row)
+            distributed.wait()
+            if callback := on_epoch.get():
+                callback(row)
     model.load_state_dict(kept)
     return progress.history
 
 
 def _one_epoch(
-    model: nn.Module, loss: Loss, phase: Phase, optimizer: torch.optim.Optimizer, epoch: int
-) -> dict[str, Any]:
-    model.train()
-    device = next(model.parameters()).device
+    run: _Run,
+    loss: Loss,
+    phase: Phase,
+    progress: _Progress,
+    kept: dict[str, Tensor],
+    validate: Validate | None,
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Train, validate, and enter both in `progress`; gives the row and the weights to keep."""
+    start = time.monotonic()
+    row = _train(run, loss, phase, progress.epoch)
+    if "diverged" in row:
+        run.model.load_state_dict(kept)
+        progress.finished = True
+    else:
+        distributed.average_buffers(run.model)
+        with run.average.applied():
+            row |= distributed.average(validate()) if validate else {}
+            better = _better(row, progress) if validate else True
+            if better or phase.keep == "last":
+                kept = weights_of(run.model)
+    row["seconds"] = round(time.monotonic() - start, 3)
+    progress.history.append(row)
+    progress.epoch += 1
+    progress.finished |= (
+        phase.patience is not None and validate is not None and progress.stale >= phase.patience
+    )
+    progress.finished |= progress.epoch >= phase.epochs
+    return row, kept
+
+
+def _train(run: _Run, loss: Loss, phase: Phase, epoch: int) -> dict[str, Any]:
+    run.model.train()
     total = phase.epochs * phase.steps_per_epoch
     sums: dict[str, float] = {}
     for step in range(epoch * phase.steps_per_epoch, (epoch + 1) * phase.steps_per_epoch):
         rate = phase.learning_rate * phase.schedule((step + 1) / (total + 1))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        torch.manual_seed(step_seed(phase.seed, step))
-        with autocast(device):
-            value, logs = loss(step)
-        if not torch.isfinite(value):
-            return {
-                "phase": phase.name,
-                "epoch": epoch + 1,
-                "diverged": f"loss {value.item()} at step {step}",
-            }
-        optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        optimizer.step()
-        for name, number in {"loss": value.item(), **logs}.items():
+        set_rate(run.optimizer, rate)
+        numbers = take_step(run.model, run.optimizer, loss, step, seed=phase.seed)
+        if not math.isfinite(numbers["loss"]):
+            diverged = f"loss {numbers['loss']} at step {step}"
+            return {"phase": phase.name, "epoch": epoch + 1, "diverged": diverged}
+        run.average.update()
+        for name, number in numbers.items():
             sums[name] = sums.get(name, 0.0) + number
     means = {name: number / phase.steps_per_epoch for name, number in sums.items()}
     return {"phase": phase.name, "epoch": epoch + 1, "learning_rate": rate, **means}
 
 
-def _parameter_groups(model: nn.Module, weight_decay: float) -> Sequence[dict[str, Any]]:
-    """Decay weights, but neither biases nor the scales of normalisation layers (He et al. 2019)."""
-    unique = {id(p): p for p in model.parameters() if p.requires_grad}.values()
-    groups = [
-        {"params": [p for p in unique if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in unique if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
+def take_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, loss: Loss, step: int, *, seed: int
+) -> dict[str, float]:
+    """One step of the optimiser, unless the loss is not finite; gives the numbers of `measure`."""
+    value, numbers = measure(model, loss, step, seed=seed)
+    if math.isfinite(numbers["loss"]):
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        distributed.average_gradients(model.parameters())
+        optimizer.step()
+    return numbers
+
+
+def measure(model: nn.Module, loss: Loss, step: int, *, seed: int) -> tuple[Tensor, dict[str, float]]:
+    """The loss of one step; with it as `loss`, what else was logged: means over all processes."""
+    # Processes see different images and so draw different dropout.
+    torch.manual_seed(step_seed(seed, step, stream=2 * distributed.rank()))
+    with autocast(next(model.parameters()).device):
+        value, logs = loss(step)
+    return value, distributed.average({"loss": value.item(), **logs})
 
 
 def _better(row: dict[str, Any], progress: _Progress) -> bool:
@@ -148,27 +197,26 @@ def _better(row: dict[str, Any], progress: _Progress) -> bool:
     return False
 
 
-def _resume(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[_Progress, dict[str, Tensor]]:
+def _resume(path: Path, run: _Run) -> tuple[_Progress, dict[str, Tensor]]:
     state = load_checkpoint(path)
     if state is None:
-        return _Progress(), weights_of(model)
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
+        return _Progress(), weights_of(run.model)
+    run.model.load_state_dict(state["model"])
+    run.optimizer.load_state_dict(state["optimizer"])
+    run.average.load_state_dict(state["average"])
     progress = _Progress(**{**state["progress"], "best": tuple(state["progress"]["best"])})
     return progress, state["kept"]
 
 
-def _save(
-    path: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    progress: _Progress,
-    kept: dict[str, Tensor],
-) -> None:
-    state = {"model": weights_of(model), "optimizer": optimizer.state_dict(), "kept": kept}
-    save_checkpoint(path, {**state, "progress": {**vars(progress), "best": list(progress.best)}})
+def _save(path: Path, run: _Run, progress: _Progress, kept: dict[str, Tensor]) -> None:
+    state = {
+        "model": weights_of(run.model),
+        "optimizer": run.optimizer.state_dict(),
+        "average": run.average.state_dict(),
+        "kept": kept,
+        "progress": {**vars(progress), "best": list(progress.best)},
+    }
+    save_checkpoint(path, state)
 
 
 def _report(phase: Phase, row: dict[str, Any]) -> None:

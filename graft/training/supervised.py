@@ -11,9 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from graft.backbones.classifier import Classifier
-from graft.errors import GraftError
 from graft.images.augmentation import Policy
-from graft.images.decoding import Images, load_images
+from graft.images.decoding import load_images
 from graft.images.preprocessing import Preprocessing
 from graft.images.table import ImageTable
 from graft.training.batches import Batches
@@ -27,22 +26,24 @@ def labelled_index(table: ImageTable, split: str, domain: str | None = None) -> 
     return index[table.rows.loc[index, "label"].to_numpy() >= 0]
 
 
+def unlabelled_index(table: ImageTable) -> pd.Index:
+    """Rows that train without their label: the split "unlabeled", and training images that have none.
+
+    A label that a row of the split "unlabeled" may carry makes no difference.
+    """
+    index = table.select(split=["train", "unlabeled"])
+    rows = table.rows.loc[index]
+    return index[((rows["split"] == "unlabeled") | (rows["label"] < 0)).to_numpy()]
+
+
 def validation_index(table: ImageTable) -> pd.Index:
     """The labelled validation images that choose between epochs and strengths.
 
-    The target's where it has any, since the target is what is tested; otherwise all.
-
-    Raises:
-        GraftError: no split has labelled validation images.
+    The target's where it has any, since the target is what is tested; otherwise all. May be empty:
+    then the last epoch is kept, and strengths are chosen by cross-validation on training images.
     """
     target = labelled_index(table, "val", table.target)
-    chosen = target if len(target) else labelled_index(table, "val")
-    if not len(chosen):
-        raise GraftError(
-            f"the image table {table.path} has no labelled validation image",
-            "raise data.val_fraction, or give a val folder",
-        )
-    return chosen
+    return target if len(target) else labelled_index(table, "val")
 
 
 def domain_batches(
@@ -97,8 +98,11 @@ def accuracy(logits: Tensor, targets: Tensor) -> float:
     return float((logits.argmax(1) == targets.argmax(1)).float().mean())
 
 
-def validator(model: Classifier, images: Images) -> Validate:
-    """Accuracy and cross-entropy on labelled validation images."""
+def validator(model: Classifier, table: ImageTable, index: pd.Index) -> Validate | None:
+    """Accuracy and cross-entropy on these labelled images; None where there are none."""
+    if not len(index):
+        return None
+    images = load_images(table, index, model.config.preprocessing)
     labels = images.labels.numpy()
 
     def validate() -> dict[str, float]:
@@ -127,7 +131,7 @@ def supervise(
     label_smoothing: float,
     seed: int,
     validation: pd.Index | None = None,
-) -> tuple[Loss, Validate, int]:
+) -> tuple[Loss, Validate | None, int]:
     """What `fit` needs to teach a classifier the labelled images of a table.
 
     Args:
@@ -146,5 +150,5 @@ def supervise(
     preprocessing = model.config.preprocessing
     streams = domain_batches(table, index, preprocessing, policy, batch_size=batch_size, seed=seed)
     chosen = validation_index(table) if validation is None else validation
-    validate = validator(model, load_images(table, chosen, preprocessing))
+    validate = validator(model, table, chosen)
     return cross_entropy(model, streams, label_smoothing), validate, steps_per_epoch(streams)

@@ -1,9 +1,11 @@
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from graft.training import loop
 from graft.training.freezing import freeze, trainable, unfreeze
 
 
@@ -22,11 +24,16 @@ def train(model: nn.Module, steps: int = 3) -> None:
         optimizer.step()
 
 
-def test_parameters_and_statistics_of_a_frozen_part_are_bit_identical_after_training() -> None:
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_parameters_and_statistics_of_a_frozen_part_are_bit_identical_after_training(
+    precision: torch.dtype,
+) -> None:
     model = network()
     freeze(model[0])
     before = copy.deepcopy(model.state_dict())
-    train(model)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+        assert model(torch.randn(2, 3, 8, 8)).dtype == precision
+        train(model)
     after = model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before if name.startswith("0."))
     assert any(not torch.equal(before[name], after[name]) for name in before if name.startswith("1."))
@@ -63,3 +70,23 @@ def test_freezing_survives_a_copy_of_the_state(part: int) -> None:
     freeze(model[part])
     model.load_state_dict(network().state_dict())
     assert all(not p.requires_grad for p in model[part].parameters())
+
+
+def test_the_loop_in_mixed_precision_leaves_a_frozen_part_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "autocast", lambda device: torch.autocast("cpu", torch.bfloat16))
+    model, seen = network(), set()
+    freeze(model[0])
+    before = copy.deepcopy(model.state_dict())
+
+    def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        logits = model(torch.randn(8, 3, 8, 8))
+        seen.add(logits.dtype)
+        return (logits.float() - step).square().mean(), {}
+
+    loop.fit(model, loss, loop.Phase("p", 2, 3, 0.1, weight_decay=0.1, ema=0.5), work=tmp_path)
+    assert seen == {torch.bfloat16}
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(before[name], tensor) == name.startswith("0."), name
+        assert tensor.dtype == before[name].dtype
