@@ -3,60 +3,43 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from graft.backbones import small
+from graft.backbones.network import IMAGENET_CLASSES, Network, no_head
 from graft.backbones.origins import hash_in_name
+from graft.backbones.timm_models import PREFIX, create_timm, timm_has, timm_names
+from graft.backbones.timm_models import pretrained_timm as pretrained_timm
 from graft.errors import GraftError
 from graft.images.preprocessing import Preprocessing
 
 _SMALL = ("digits_cnn", "resnet20")
-_TIMM = "timm/"
-_IMAGENET_CLASSES = 1000
 
 
-@dataclass(frozen=True)
-class Network:
-    """A network without its head.
-
-    Attributes:
-        module: Normalised images (N, 3, S, S) to features.
-        head: Names the head and its helpers had; their tensors in a weights file are not wanted.
-        num_features: F.
-        preprocessing: What the provider's default weights expect.
-        provider: "graft", "torchvision" or "timm".
-    """
-
-    module: nn.Module
-    head: tuple[str, ...]
-    num_features: int
-    preprocessing: Preprocessing
-    provider: str
-
-
-def create(name: str, *, seed: int, input_size: int | None = None) -> Network:
+def create(name: str, *, seed: int, input_size: int | None = None, with_head: bool = False) -> Network:
     """A network with random weights that depend on the seed only.
 
     Args:
         name: "digits_cnn", "resnet20", a torchvision classifier, or "timm/" and a name of timm.
         seed: Of the weights; the global random state is left as it was.
         input_size: Side of the images in pixels, for networks that have a weight per position.
+        with_head: Keep the layer that tells ImageNet's 1000 classes apart.
 
     Raises:
-        GraftError: no such architecture.
+        GraftError: no such architecture, none for images of that size, or none with such a head.
     """
     provider = provider_of(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if provider == "graft":
-            return _create_small(name)
+            return _create_small(name, with_head)
         if provider == "timm":
-            return _create_timm(name.removeprefix(_TIMM))
-        return _create_torchvision(name, input_size)
+            classes = IMAGENET_CLASSES if with_head else 0
+            return create_timm(name.removeprefix(PREFIX), input_size, num_classes=classes)
+        return _create_torchvision(name, input_size, with_head)
 
 
 def provider_of(name: str) -> str:
@@ -69,7 +52,7 @@ def provider_of(name: str) -> str:
         return "graft"
     if name in torchvision_names():
         return "torchvision"
-    if name.startswith(_TIMM) and _timm_has(name.removeprefix(_TIMM)):
+    if name.startswith(PREFIX) and timm_has(name.removeprefix(PREFIX)):
         return "timm"
     raise _unknown(name)
 
@@ -116,51 +99,20 @@ def preprocessing_of_file(name: str, sha256: str) -> Preprocessing | None:
     return torchvision_preprocessing(name, (same or members)[0])
 
 
-def pretrained_timm(name: str, weights: str) -> Network:
-    """A model of timm with its published weights, downloaded by timm.
-
-    Args:
-        name: "timm/" and a name of timm.
-        weights: DEFAULT, or a tag of timm such as "a1_in1k".
-
-    Raises:
-        GraftError: no such weights, or they cannot be fetched.
-    """
-    import timm
-
-    architecture, _, tag = name.removeprefix(_TIMM).partition(".")
-    tags = [
-        each.partition(".")[2]
-        for each in timm.list_pretrained(f"{architecture}*")
-        if each.partition(".")[0] == architecture
-    ]
-    wanted = tag if weights == "DEFAULT" else weights
-    if not tags or (wanted and wanted not in tags):
-        raise GraftError(
-            f"backbone.weights: timm publishes no weights {weights!r} of {architecture}",
-            f"published: DEFAULT, {', '.join(tags)}" if tags else "give random, pretrain or a file",
-        )
-    try:
-        return _create_timm(f"{architecture}.{wanted}" if wanted else architecture, pretrained=True)
-    except (OSError, RuntimeError) as error:
-        raise GraftError(
-            f"timm cannot fetch {weights} of {architecture}: {error}",
-            "without a network, give backbone.weights a file (.pth, .pt, .safetensors) or an s3:// address",
-        ) from error
-
-
 def quick_names() -> list[str]:
     """Architectures that build without timm."""
     return [*_SMALL, *torchvision_names()]
 
 
-def _create_small(name: str) -> Network:
+def _create_small(name: str, with_head: bool) -> Network:
+    if with_head:
+        raise no_head(name, "it is for small images of any classes")
     if name == "resnet20":
         return Network(small.CifarResNet(3), ("linear",), 64, small.CIFAR, "graft")
     return Network(small.DigitsCnn(), ("linear",), 128, small.DIGITS, "graft")
 
 
-def _create_torchvision(name: str, input_size: int | None) -> Network:
+def _create_torchvision(name: str, input_size: int | None, with_head: bool) -> Network:
     from torchvision.models import get_model, get_model_weights
 
     preprocessing = torchvision_preprocessing(name, get_model_weights(name).DEFAULT)
@@ -172,61 +124,29 @@ def _create_torchvision(name: str, input_size: int | None) -> Network:
         options = {"aux_logits": False, "init_weights": True}
         helpers = ("aux1", "aux2", "AuxLogits")
     module = get_model(name, weights=None, **options)
-    head, num_features = _behead(module)
+    head, num_features = _find_head(module)
+    if with_head:
+        return Network(module, helpers, num_features, preprocessing, "torchvision")
+    parent, _, child = head.rpartition(".")
+    setattr(module.get_submodule(parent), child, nn.Identity())
     return Network(module, (head, *helpers), num_features, preprocessing, "torchvision")
 
 
-def _create_timm(name: str, *, pretrained: bool = False) -> Network:
-    import timm
-    from timm.data import resolve_model_data_config
-
-    module: Any = timm.create_model(name, pretrained=pretrained, num_classes=0)
-    head = module.pretrained_cfg.get("classifier") or ()
-    return Network(
-        module,
-        (head,) if isinstance(head, str) else tuple(head),
-        getattr(module, "head_hidden_size", module.num_features),
-        _timm_preprocessing(resolve_model_data_config(module)),
-        "timm",
-    )
-
-
-def _behead(module: nn.Module) -> tuple[str, int]:
-    """Replace the last layer that gives ImageNet's classes; its name and the features it took."""
+def _find_head(module: nn.Module) -> tuple[str, int]:
+    """The last layer that gives ImageNet's classes: its name and the features it takes."""
     layers = [
         (name, layer)
         for name, layer in module.named_modules()
-        if _IMAGENET_CLASSES in (getattr(layer, "out_features", 0), getattr(layer, "out_channels", 0))
+        if IMAGENET_CLASSES in (getattr(layer, "out_features", 0), getattr(layer, "out_channels", 0))
     ]
     name, layer = layers[-1]
-    parent, _, child = name.rpartition(".")
-    setattr(module.get_submodule(parent), child, nn.Identity())
     return name, int(getattr(layer, "in_features", 0) or getattr(layer, "in_channels", 0))
 
 
-def _timm_preprocessing(config: dict[str, Any]) -> Preprocessing:
-    size = config["input_size"][-1]
-    return Preprocessing(
-        input_size=size,
-        resize_size=round(size / config["crop_pct"]),
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
-        interpolation="bilinear" if config["interpolation"] == "bilinear" else "bicubic",
-    )
-
-
-def _timm_has(name: str) -> bool:
-    import timm
-
-    return timm.is_model(name)
-
-
 def _unknown(name: str) -> GraftError:
-    import timm
-
-    known = [*quick_names(), *(_TIMM + model for model in timm.list_models())]
+    known = [*quick_names(), *timm_names()]
     nearest = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
-    nearest += [each for each in (_TIMM + name,) if each in known and each not in nearest]
+    nearest += [each for each in (PREFIX + name,) if each in known and each not in nearest]
     return GraftError(
         f"backbone.name: there is no architecture {name!r}",
         f"one of the nearest names: {', '.join(nearest)}"

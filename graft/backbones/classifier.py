@@ -1,4 +1,4 @@
-"""The one form every method's result takes: a trunk, a linear head and its classes."""
+"""The one form every method's result takes: a trunk, a head and its classes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from graft.backbones import tensors
 from graft.backbones.features import batches, evaluating, extract
+from graft.backbones.heads import Head, describe, make_head
 from graft.backbones.inputs import ImageLike, stack_pixels
-from graft.backbones.trunk import BackboneConfig, Trunk, build, read_config
+from graft.backbones.structures import rebuild
+from graft.backbones.trunk import BackboneConfig, Trunk, read_config
 from graft.errors import GraftError
 from graft.files import remove, write_json
 
@@ -21,11 +23,11 @@ FORMAT = "graft-classifier-1"
 
 
 class Classifier(nn.Module):
-    """A trunk with a linear head.
+    """A trunk with a head.
 
     Args:
         trunk: Gives features (N, F).
-        head: Linear layer from F features to one logit per class.
+        head: From F features to one logit per class: a linear layer, or another of `heads`.
         config: What the trunk is and how its images are prepared.
         classes: Names, in the order of the logits.
 
@@ -33,9 +35,7 @@ class Classifier(nn.Module):
         (N, 3, S, S) float, normalised -> logits (N, C)
     """
 
-    def __init__(
-        self, trunk: Trunk, head: nn.Linear, *, config: BackboneConfig, classes: Sequence[str]
-    ) -> None:
+    def __init__(self, trunk: Trunk, head: Head, *, config: BackboneConfig, classes: Sequence[str]) -> None:
         super().__init__()
         if (head.in_features, head.out_features) != (config.num_features, len(classes)):
             raise ValueError(f"{head} does not map {config.num_features} features to {len(classes)} classes")
@@ -48,6 +48,11 @@ class Classifier(nn.Module):
         logits: Tensor = self.head(self.trunk(x))
         return logits
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.trunk.parameters()).device
+
     @torch.inference_mode()
     def predict_pixels(self, pixels: Tensor, batch_size: int = 128) -> np.ndarray:
         """Class probabilities, in eval mode; the model's training state is left as it was.
@@ -59,10 +64,9 @@ class Classifier(nn.Module):
         Returns:
             float32 (N, C); every row sums to 1.
         """
-        device = self.head.weight.device
         parts = [torch.empty(0, len(self.classes))]
         with evaluating(self):
-            for x in batches(pixels, self.config.preprocessing, batch_size, device):
+            for x in batches(pixels, self.config.preprocessing, batch_size, self.device):
                 parts.append(self(x).float().softmax(1).cpu())
         return torch.cat(parts).numpy()
 
@@ -101,13 +105,12 @@ def save_classifier(
     folder = Path(folder)
     remove(folder / "model.json")  # while the weights change there is no model here
     digest = tensors.save(model.state_dict(), folder / "weights.safetensors")
-    head = {"in_features": model.head.in_features, "bias": model.head.bias is not None}
     description = {
         "format": FORMAT,
         "method": method,
         "classes": list(model.classes),
         "backbone": model.config.to_dict(),
-        "head": head,
+        "head": describe(model.head),
         "weights_sha256": digest,
     }
     write_json(folder / "model.json", {**(extra or {}), **description})
@@ -128,9 +131,8 @@ def load_classifier(folder: str | Path) -> Classifier:
         )
     config = read_config(values["backbone"], folder / "model.json")
     state = tensors.load(folder / "weights.safetensors", sha256=values["weights_sha256"])
-    head = nn.Linear(config.num_features, len(values["classes"]), bias=values["head"]["bias"])
-    trunk, _ = build(config.name, preprocessing=config.preprocessing)
-    model = Classifier(trunk, head, config=config, classes=values["classes"])
+    head = make_head(values["head"], len(values["classes"]))
+    model = Classifier(rebuild(config), head, config=config, classes=values["classes"])
     tensors.fill(model, state, what=f"{folder} ({config.name})")
     return model.eval()
 

@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
+from graft.backbones.assembled import Combined, InnerLayers
 from graft.backbones.classifier import Classifier
 from graft.backbones.features import batches, evaluating
 from graft.backbones.inputs import ImageLike, stack_pixels
@@ -68,7 +69,7 @@ def activation_maps(
     """
     from captum.attr import LayerAttribution, LayerGradCam
 
-    device, size = model.head.weight.device, model.config.preprocessing.input_size
+    device, size = model.device, model.config.preprocessing.input_size
     parts, done = [torch.empty(0, size, size)], 0
     with evaluating(model):
         grad_cam = LayerGradCam(model, last_map(model))
@@ -89,8 +90,16 @@ def last_map(model: Classifier) -> nn.Module:
         GraftError: after it the network works on something other than a map or a vector, as vision
             transformers do on tokens; then there is no map of what the classes depend on.
     """
+    network = model.trunk.network
+    if isinstance(network, Combined):
+        raise GraftError(
+            f"{model.config.name} cannot be explained by one class-activation map: each network has its own",
+            "leave out --explain, or explain a model of one network",
+        )
     shapes = _output_shapes(model)
     modules = [each for _, stage in model.trunk.stages for each in _callable(stage)]
+    if isinstance(network, InnerLayers):  # the head depends on nothing else
+        modules = network.modules_noted()
     for module in reversed(modules):
         for shape in shapes.get(module, ()):
             if len(shape) == 4 and shape[2] == shape[3] > 1:
@@ -131,7 +140,7 @@ def _output_shapes(model: Classifier) -> dict[nn.Module, list[torch.Size]]:
     size = model.config.preprocessing.input_size
     try:
         with evaluating(model):
-            model(torch.zeros(1, 3, size, size, device=model.head.weight.device))
+            model(torch.zeros(1, 3, size, size, device=model.device))
     finally:
         for hook in hooks:
             hook.remove()

@@ -20,6 +20,14 @@ class LooseTensors(nn.Module):
             self.register_buffer(name, buffer)
 
 
+class Assembled(nn.Module):
+    """A network made from others, which says itself what its stages are."""
+
+    def split(self) -> list[tuple[str, nn.Module]]:
+        """As `stages` gives it: together every parameter and buffer exactly once."""
+        raise NotImplementedError
+
+
 def stages(network: nn.Module) -> list[tuple[str, nn.Module]]:
     """Split a network into stages, in the order in which it defines its children.
 
@@ -28,6 +36,8 @@ def stages(network: nn.Module) -> list[tuple[str, nn.Module]]:
     leaf module exactly once, so a stage can be frozen, put in eval mode or given a learning rate.
     (Only a layer that a network uses inside several blocks is in each of them: timm's CoaT.)
     """
+    if isinstance(network, Assembled):
+        return network.split()
     found: list[tuple[str, list[nn.Module]]] = []
     early: list[nn.Module] = []  # before the first layer with weights
     for name, module in _pieces(network, "", _size(network)):
@@ -56,8 +66,11 @@ def _pieces(module: nn.Module, path: str, total: int) -> Iterator[tuple[str, nn.
 
 
 def _opens(module: nn.Module, total: int) -> bool:
-    """Whether to look inside: a plain container, or a wrapper around one with most of the weights."""
-    if type(module) in _CONTAINERS:
+    """Whether to look inside: a plain container, or a wrapper around one with most of the weights.
+
+    Of the containers' subclasses most are blocks (convolution, norm, activation), so size decides.
+    """
+    if type(module) in _CONTAINERS or (isinstance(module, _CONTAINERS) and _size(module) > total / 2):
         return True
     inner = [child for child in module.children() if type(child) in _CONTAINERS]
     return any(_size(child) > total / 2 for child in inner)

@@ -55,6 +55,8 @@ class BackboneConfig:
         preprocessing: What the weights expect of an image.
         weights: Where the weights came from.
         sha256: Of the file they came from; where there was none, of the saved weights.
+        structure: What was made from the architecture, as `structures.rebuild` takes it; None where it
+            is used as it is.
     """
 
     name: str
@@ -63,10 +65,14 @@ class BackboneConfig:
     preprocessing: Preprocessing
     weights: str
     sha256: str | None = None
+    structure: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON stores it."""
-        return asdict(self)
+        """As JSON stores it; without `structure` where there is none."""
+        values = asdict(self)
+        if self.structure is None:
+            del values["structure"]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> BackboneConfig:
@@ -121,13 +127,15 @@ def load_backbone(folder: str | Path) -> tuple[Trunk, BackboneConfig]:
     Raises:
         GraftError: the folder holds no backbone, a half-written one, or one whose weights were changed.
     """
+    from graft.backbones.structures import rebuild  # it makes trunks of trunks
+
     folder = Path(folder)
     path = folder / "backbone.json"
     values = tensors.read_description(path, tensors.AGAIN)
     digest = values.pop("weights_sha256", "")
     config = read_config(values, path)
     state = tensors.load(folder / "weights.safetensors", sha256=digest)
-    trunk, _ = build(config.name, preprocessing=config.preprocessing)
+    trunk = rebuild(config)
     tensors.fill(trunk.network, state, what=f"{folder} ({config.name})")
     return trunk, config
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from graft.backbones.classifier import Classifier, load_classifier, read_model_json, skipped
+from graft.backbones.cost import latency, mebibytes, parameters
 from graft.errors import GraftError
 from graft.files import read_json
 
@@ -127,34 +126,13 @@ def costs(
     latencies = latency(list(models.values()), image)
     return {
         name: Cost(
-            parameters=sum(weights.numel() for weights in model.parameters()),
-            size_mib=sum(t.numel() * t.element_size() for t in model.state_dict().values()) / 2**20,
+            parameters=parameters(model),
+            size_mib=mebibytes(model),
             latency_ms=taken,
             seconds=seconds.get(name),
         )
         for (name, model), taken in zip(models.items(), latencies, strict=True)
     }
-
-
-def latency(
-    models: Sequence[Classifier], image: bytes, *, rounds: int = 15, limit: float = 10.0
-) -> list[float]:
-    """Median time of `predict` on one encoded image, ms, one per model, after two rounds that warm up.
-
-    The models take turns, so that whatever else the machine does falls on all of them. No round is
-    started after `limit` seconds, once three are timed.
-    """
-    taken: list[list[float]] = []
-    start = time.perf_counter()
-    while len(taken) < rounds + 2 and (len(taken) < 5 or time.perf_counter() - start < limit):
-        taken.append([_seconds(model, image) for model in models])
-    return [1000 * statistics.median(times) for times in zip(*taken[2:], strict=True)]
-
-
-def _seconds(model: Classifier, image: bytes) -> float:
-    before = time.perf_counter()
-    model.predict([image])
-    return time.perf_counter() - before
 
 
 def _read(name: str, folder: Path) -> Candidate:

@@ -71,6 +71,7 @@ def reliability_figure(reliability: np.ndarray) -> str:
 
 def curves_figure(name: str, history: Sequence[Mapping[str, Any]]) -> str | None:
     """Loss and accuracy over epochs, or over regularisation strengths; None where no row has either."""
+    history = [row for row in history if "epoch" in row or "C" in row]
     panels = [
         ("loss", {"loss": "training", "val_loss": "validation"}),
         ("accuracy", {"train_accuracy": "training", "val_accuracy": "validation"}),

@@ -199,7 +199,7 @@ def mix(
     Returns:
         New inputs and targets of the same shapes; those that came in, where both are off.
     """
-    ways = [name for name in ("mixup", "cutmix") if getattr(params, name) > 0]
+    ways = [name for name in ("mixup", "cutmix") if (getattr(params, name) or 0) > 0]
     if not ways:
         return inputs, targets
     from torchvision.transforms import v2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -34,6 +34,11 @@ class Preprocessing:
     def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
         """The inverse of `to_dict`."""
         return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+
+    def at(self, input_size: int) -> Preprocessing:
+        """The same at another input size, with the same share of the image in the crop."""
+        resized = round(self.resize_size * input_size / self.input_size)
+        return replace(self, input_size=input_size, resize_size=resized)
 
     def centre(self, pixels: Tensor) -> Tensor:
         """Crop the centre: (N, 3, R, R) -> (N, 3, S, S)."""

@@ -81,6 +81,11 @@ class ImageTable:
             chosen &= self.rows["domain"] == domain
         return self.rows.index[chosen]
 
+    @property
+    def short_side(self) -> float:
+        """Median length of the images' shorter side, pixels."""
+        return float(self.rows[["width", "height"]].min(axis=1).median())
+
     def contents(self, index: pd.Index) -> list[bytes]:
         """Encoded image files, in the order of `index`; only the row groups they lie in are read."""
         wanted = np.asarray(index, dtype=np.int64)

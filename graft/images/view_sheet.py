@@ -72,7 +72,7 @@ def describe(params: Augmentation) -> list[str]:
         f"saturation ±{p.saturation:g}": p.saturation,
         f"hue ±{p.hue:g}": p.hue,
         f"noise {p.noise:g}": p.noise,
-        f"mixup {p.mixup:g} in training": p.mixup,
+        f"mixup {p.mixup or 0:g} in training": p.mixup,
         f"cutmix {p.cutmix:g} in training": p.cutmix,
     }
     return [words for words, on in said.items() if on] or ["nothing is on"]

@@ -160,7 +160,7 @@ def _see(model: Classifier, pixels: Tensor) -> Seen:
     """One pass of the trunk gives both."""
     features = model.features_pixels(pixels)
     with torch.inference_mode():
-        logits = model.head(features.to(model.head.weight.device)).float()
+        logits = model.head(features.to(model.device)).float()
     return Seen(features.numpy(), logits.softmax(1).cpu().numpy())
 
 

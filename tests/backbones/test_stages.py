@@ -74,3 +74,13 @@ def test_a_stage_in_eval_mode_reaches_its_dropout_and_batch_norm() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(), nn.Conv2d(4, 4, 3))
     stages(network)[0][1].eval()
     assert [module.training for module in network] == [False, False, False, True]
+
+
+class Tower(nn.Sequential):
+    """A container under a name of its own, as timm's PiT has one."""
+
+
+def test_a_container_s_subclass_with_most_of_the_weights_is_opened() -> None:
+    block = Tower(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))  # small: one stage
+    network = nn.ModuleDict({"stem": block, "tower": Tower(*(nn.Linear(9, 9) for _ in range(4)))})
+    assert [name for name, _ in stages(network)] == ["stem", *(f"tower.{number}" for number in range(4))]
