@@ -13,7 +13,6 @@ from graft.backbones.classifier import Classifier
 from graft.errors import GraftError
 from graft.images.augmentation import Policy
 from graft.images.augmentation import policy as make_policy
-from graft.images.decoding import load_images
 from graft.images.table import ImageTable
 from graft.params import DomainAdaptation
 from graft.training.batches import Batches
@@ -84,9 +83,9 @@ def dann_loss(
         # One pass over both domains: BatchNorm sees the mixture that it will be asked to serve.
         features = model.classifier.trunk(torch.cat([known, unknown]))
         logits = model.classifier.head(features[: len(known)])
-        both = torch.cat([features[: source.batch_size], features[len(known) :]])
+        both = torch.cat([features[: source.share], features[len(known) :]])
         domain = model.domain(GradientReversal.apply(both, strength)).squeeze(1).float()
-        is_source = (torch.arange(len(both), device=both.device) < source.batch_size).float()
+        is_source = (torch.arange(len(both), device=both.device) < source.share).float()
         label_loss = functional.cross_entropy(logits.float(), labels)
         domain_loss = functional.binary_cross_entropy_with_logits(domain, is_source)
         logs = {
@@ -151,7 +150,7 @@ def dann(
         keep="last",
         seed=params.seed,
     )
-    images = load_images(table, validation_index(table), model.config.preprocessing)
+    validate = validator(model, table, validation_index(table))
     loss = dann_loss(
         adversary,
         source,
@@ -160,4 +159,4 @@ def dann(
         steps=params.epochs * steps,
         max_lambda=params.max_lambda,
     )
-    return model, fit(adversary, loss, phase, work=work, validate=validator(model, images))
+    return model, fit(adversary, loss, phase, work=work, validate=validate)

@@ -1,16 +1,20 @@
-"""A linear probe: logistic regression on frozen features."""
+"""Classifiers on frozen features: one function and one signature each."""
 
 from __future__ import annotations
 
-import warnings
+import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
+from graft.backbones.heads import Head
 from graft.params import FeatureExtraction
+
+Rows = list[dict[str, Any]]
+
+FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -20,81 +24,69 @@ class LabelledFeatures:
     Attributes:
         features: float32 (N, F).
         labels: int64 (N,), in [0, C).
-        weights: float64 (N,), how much each image counts.
+        weights: float64 (N,), how much each row counts.
+        images: int64 (N,), equal for the views of one image; None where each row is an image of its own.
+        scored: bool (N,), whether cross-validation judges by the row, as by no augmented view; None: all.
+        positions: P, where a row is the features of P positions one after the other.
     """
 
     features: np.ndarray
     labels: np.ndarray
     weights: np.ndarray
+    images: np.ndarray | None = None
+    scored: np.ndarray | None = None
+    positions: int = 1
+
+
+Probe = Callable[[LabelledFeatures, LabelledFeatures, int, FeatureExtraction], tuple[Head, Rows]]
+
+# feature_extraction.head: the module here, and the function in it.
+_PROBES = {
+    "logistic": ("logistic", "logistic"),
+    "svm": ("svm", "svm"),
+    "neighbours": ("neighbours", "neighbours"),
+    "dense": ("trained_heads", "dense"),
+    "recurrent": ("trained_heads", "recurrent"),
+}
 
 
 def fit_probe(
     train: LabelledFeatures, val: LabelledFeatures, classes: int, params: FeatureExtraction
-) -> tuple[nn.Linear, list[dict[str, Any]]]:
-    """Multinomial logistic regression, its strength chosen on validation.
-
-    Features are standardised; each strength starts from the solution of the stronger one before it.
-    The chosen solution, standardisation folded in, is an ordinary linear layer.
+) -> tuple[Head, Rows]:
+    """Fit the head that `params.head` names.
 
     Args:
-        train, val: Features of C classes; every class occurs in train.
-        classes: C.
-        params: The path of inverse strengths C, from `strongest` to `weakest`.
+        train: Features to learn from.
+        val: Features that choose the strength or the epoch. Where there are none, strengths are chosen
+            by cross-validation on `train`, and the last epoch is kept.
+        classes: C; one without training images is never predicted by a linear head.
+        params: The section.
 
     Returns:
-        The layer (F -> C), and one row per strength: C, val_accuracy, val_loss.
+        The head (F -> C), and one row for each strength or epoch, with val_accuracy and val_loss where
+        something was judged.
     """
-    mean, deviation = train.features.mean(0), train.features.std(0) + 1e-6
-    inputs = (train.features - mean) / deviation
-    val_inputs = (val.features - mean) / deviation
-    best, layer, path = (-np.inf, -np.inf), nn.Linear(train.features.shape[1], classes), []
-    for strength, weight, bias in _regularisation_path(inputs, train, classes, params):
-        row = {"C": float(strength), **_score(val_inputs @ weight.T + bias, val.labels)}
-        path.append(row)
-        if (score := (row["val_accuracy"], -row["val_loss"])) > best:
-            best = score
-            _assign(layer, weight / deviation, bias - weight @ (mean / deviation))
-    return layer, path
+    module, name = _PROBES[params.head]
+    probe: Probe = getattr(importlib.import_module(f"graft.methods.{module}"), name)
+    return probe(train, val, classes, params)
 
 
-def _regularisation_path(
-    inputs: np.ndarray, train: LabelledFeatures, classes: int, params: FeatureExtraction
-) -> list[tuple[float, np.ndarray, np.ndarray]]:
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-
-    model = LogisticRegression(max_iter=300, tol=1e-3, warm_start=True)
-    solutions = []
-    for strength in np.geomspace(params.strongest, params.weakest, params.path):
-        model.set_params(C=strength)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(inputs, train.labels, sample_weight=train.weights)
-        solutions.append((strength, *_all_classes(model, classes)))
-    return solutions
+def how_chosen(rows: Rows, params: FeatureExtraction, validation_images: int) -> str:
+    """What the choice among the rows rested on, for people."""
+    if params.head == "neighbours":
+        return f"{params.neighbours} neighbours, as set"
+    if "C" not in rows[0]:
+        return "the epoch with the best validation accuracy" if validation_images else "the last epoch"
+    best = max(rows, key=lambda row: (row["val_accuracy"], -row["val_loss"]))
+    by = "validation accuracy" if validation_images else f"{FOLDS}-fold cross-validation on training images"
+    return f"C = {best['C']:.3g} of {len(rows)} strengths, by {by}"
 
 
-def _all_classes(model: Any, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Weights (C, F) and bias (C,); scikit-learn keeps one row where there are two classes."""
-    weight, bias = model.coef_, model.intercept_
-    if len(model.classes_) == 2:
-        weight, bias = np.vstack([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-    full_weight = np.zeros((classes, weight.shape[1]))
-    full_bias = np.full(classes, -1e4)  # a class without training images is never predicted
-    full_weight[model.classes_], full_bias[model.classes_] = weight, bias
-    return full_weight, full_bias
-
-
-def _score(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def score(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Accuracy, and mean cross-entropy in nats, of logits (N, C)."""
     shifted = logits - logits.max(1, keepdims=True)
     log_probabilities = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
     return {
         "val_accuracy": float((logits.argmax(1) == labels).mean()),
         "val_loss": float(-log_probabilities[np.arange(len(labels)), labels].mean()),
     }
-
-
-def _assign(layer: nn.Linear, weight: np.ndarray, bias: np.ndarray) -> None:
-    with torch.no_grad():
-        layer.weight.copy_(torch.from_numpy(weight))
-        layer.bias.copy_(torch.from_numpy(bias))

@@ -1,4 +1,4 @@
-"""Step: frozen features and a linear probe on them."""
+"""Step: frozen features and a classifier on them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ import pandas as pd
 
 from graft.backbones.classifier import Classifier, save_classifier
 from graft.backbones.features import extract
-from graft.backbones.trunk import load_backbone
+from graft.backbones.structures import layered, positions
+from graft.backbones.trunk import BackboneConfig, Trunk, load_backbone
+from graft.errors import GraftError
 from graft.files import whole_folder, write_json
 from graft.images.decoding import load_images
 from graft.images.table import ImageTable, read_table
 from graft.images.views import load_view_pixels
-from graft.methods.probe import LabelledFeatures, fit_probe
+from graft.methods.probe import LabelledFeatures, fit_probe, how_chosen
 from graft.params import FeatureExtraction, parse
 from graft.training.device import best_device
 from graft.training.supervised import validation_index
@@ -34,7 +36,7 @@ def run(
     """See components/feature_extraction.py."""
     params = parse(FeatureExtraction, feature_extraction, "params: feature_extraction")
     table = read_table(images)
-    trunk, config = load_backbone(network)
+    trunk, config = read_out(*load_backbone(network), params)
     trunk.to(best_device())
 
     index = table.select(split=["train", "val", "unlabeled"])
@@ -50,11 +52,35 @@ def run(
             frame = pd.concat([frame, view_rows[columns]], ignore_index=True)
     write_features(features, frame, vectors)
 
-    train, val = _training_features(frame, vectors), _validation_features(table, frame, vectors)
+    count = (config.structure or {}).get("positions", 1)
+    train = _training_features(frame, vectors, table.target, count)
+    val = _validation_features(table, frame, vectors)
     head, path = fit_probe(train, val, len(table.classes), params)
     model = Classifier(trunk.cpu(), head, config=config, classes=table.classes)
-    save_classifier(model, probe, method="probe", extra={"validation_images": len(val.labels)})
+    chosen = how_chosen(path, params, len(val.labels))
+    extra = {"validation_images": len(val.labels), "head": params.head, "chosen": chosen}
+    save_classifier(model, probe, method="probe", extra=extra)
     write_json(probe / "path.json", path)
+
+
+def read_out(trunk: Trunk, config: BackboneConfig, params: FeatureExtraction) -> tuple[Trunk, BackboneConfig]:
+    """The trunk as its head wants it: its output, layers joined, or one layer's positions.
+
+    A dense head takes one map flattened, as the classic flatten-dense-dropout-softmax does, or several
+    layers joined; a recurrent head reads one map position by position.
+
+    Raises:
+        GraftError: a layer is unknown, the network has no positions, or a recurrent head has several layers.
+    """
+    layers = params.layers
+    if params.head == "recurrent" and len(layers) > 1:
+        raise GraftError(
+            f"feature_extraction.layers names {len(layers)} layers, but a recurrent head reads one",
+            "name one layer, or none for the last one with positions",
+        )
+    if params.head in ("dense", "recurrent") and len(layers) < 2:
+        return positions(trunk, config, layers[0] if layers else None)
+    return layered(trunk, config, layers) if layers else (trunk, config)
 
 
 def write_features(folder: Path, frame: pd.DataFrame, vectors: np.ndarray) -> None:
@@ -64,13 +90,23 @@ def write_features(folder: Path, frame: pd.DataFrame, vectors: np.ndarray) -> No
         table.to_parquet(temporary / "features.parquet", index=False)
 
 
-def _training_features(frame: pd.DataFrame, vectors: np.ndarray) -> LabelledFeatures:
+def _training_features(
+    frame: pd.DataFrame, vectors: np.ndarray, target: str | None, positions: int
+) -> LabelledFeatures:
     """Labelled training images and their views, every domain with the same weight in sum."""
     chosen = ((frame["split"] == "train") & (frame["label"] >= 0)).to_numpy()
-    domains = frame.loc[chosen, "domain"]
+    rows = frame.loc[chosen]
+    domains = rows["domain"]
     weights = 1.0 / domains.map(domains.value_counts()).to_numpy(dtype=float)
-    labels = frame.loc[chosen, "label"].to_numpy(dtype=np.int64)
-    return LabelledFeatures(vectors[chosen], labels, weights * len(weights) / domains.nunique())
+    tested = (domains == target).to_numpy()
+    return LabelledFeatures(
+        vectors[chosen],
+        rows["label"].to_numpy(dtype=np.int64),
+        weights * len(weights) / domains.nunique(),
+        images=pd.factorize(rows["sha256"])[0],
+        scored=(rows["view"] == 0).to_numpy() & (tested | ~tested.any()),
+        positions=positions,
+    )
 
 
 def _validation_features(table: ImageTable, frame: pd.DataFrame, vectors: np.ndarray) -> LabelledFeatures:

@@ -11,8 +11,7 @@ from graft.backbones.trunk import load_backbone
 from graft.files import write_json
 from graft.images.augmentation import policy, read_policy
 from graft.images.table import read_table
-from graft.methods.fine_tune import fine_tune
-from graft.methods.scratch import scratch as train_from_scratch
+from graft.methods import train
 from graft.params import FineTuning, parse
 from graft.training.device import best_device
 from graft.training.loop import History
@@ -34,16 +33,16 @@ def run(
     """See components/fine_tuning.py."""
     params = parse(FineTuning, fine_tuning, "params: fine_tuning")
     table = read_table(images)
-    _, config = load_backbone(network)
-    drawn = policy(read_policy(views), config.preprocessing)
-    model = load_classifier(probe).to(best_device())
-    model, history = fine_tune(table, model, drawn, params, work=work)
+    drawn = policy(read_policy(views), load_backbone(network)[1].preprocessing)
+    model, history = train(table, load_classifier(probe).to(best_device()), drawn, params, work=work)
     save_trained(model, history, fine_tuned, method=params.method, chosen=BEST)
-    if params.baseline:
-        baseline, history = train_from_scratch(table, config, drawn, params, work=work)
+    if params.baseline and params.method != "scratch":
+        alone = params.model_copy(update={"method": "scratch"})
+        baseline, history = train(table, load_classifier(probe), drawn, alone, work=work / "scratch")
         save_trained(baseline, history, scratch, method="scratch", chosen=BEST)
     else:
-        write_skipped(scratch, "fine_tuning.baseline is off")
+        reason = "the method is scratch itself" if params.baseline else "fine_tuning.baseline is off"
+        write_skipped(scratch, reason)
 
 
 def save_trained(model: Classifier, history: History, folder: Path, *, method: str, chosen: str) -> None:

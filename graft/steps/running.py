@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -119,9 +119,11 @@ def _keep(kept: Path, outputs: Mapping[str, str]) -> None:
     with whole_folder(kept) as folder:
         for argument, path in outputs.items():
             _link(Path(path), folder / argument)
-    older = sorted(kept.parent.glob("[0-9a-f]*"), key=lambda entry: entry.stat().st_mtime, reverse=True)
-    for entry in older[KEPT_PER_STEP:]:
-        remove(entry)
+    with suppress(FileNotFoundError):  # another process makes room here, too
+        entries = kept.parent.glob("[0-9a-f]*")
+        older = sorted(entries, key=lambda entry: entry.stat().st_mtime, reverse=True)
+        for entry in older[KEPT_PER_STEP:]:
+            remove(entry)
 
 
 def _link(source: Path, destination: Path) -> None:
