@@ -9,9 +9,12 @@ from pathlib import Path
 import click
 
 from graft.errors import GraftError
+from pipelines.commands_backbones import COMMANDS as BACKBONE_COMMANDS
 from pipelines.commands_monitoring import monitor
+from pipelines.commands_rate import find_rate
 from pipelines.commands_registry import COMMANDS as REGISTRY_COMMANDS
 from pipelines.commands_serving import export, predict
+from pipelines.commands_tuning import tune
 
 _params = click.option(
     "--params", "files", multiple=True, type=click.Path(), help="params.yaml and overlays; later ones win."
@@ -83,7 +86,7 @@ def compile_(output: Path, files: tuple[str, ...], overrides: tuple[str, ...]) -
     click.echo(f"{output}: submit it to Kubeflow Pipelines, or check it in")
 
 
-for command in (*REGISTRY_COMMANDS, predict, export, monitor):
+for command in (*BACKBONE_COMMANDS, find_rate, tune, *REGISTRY_COMMANDS, predict, export, monitor):
     graft.add_command(command)
 
 
