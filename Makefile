@@ -32,7 +32,7 @@ repro: $(INSTALLED) data ## the same chain through DVC
 	$(BIN)/dvc repro
 
 test: $(INSTALLED) ## run all tests that this machine allows
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: $(INSTALLED) ## formatting, lint, types, import directions
 	$(BIN)/ruff format --check .

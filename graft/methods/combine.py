@@ -25,6 +25,7 @@ from graft.methods.logistic import logistic
 from graft.methods.probe import LabelledFeatures
 from graft.params import Backbone, FeatureExtraction, FineTuning, Network
 from graft.training.device import best_device
+from graft.training.freezing import keep_statistics, unfreeze
 from graft.training.loop import History, fit
 from graft.training.supervised import labelled_index, validation_index
 
@@ -68,8 +69,12 @@ def combine(
         return made, history
     drawn = make_policy(policy.params, config.preprocessing)
     lesson = prepare(table, made, drawn, params)
+    if lesson.plan.stored:
+        keep_statistics(made.trunk)
     phase = lesson.phase("fusion", lesson.plan.epochs)
-    return made, history + fit(made, lesson.loss, phase, work=work, validate=lesson.validate)
+    history += fit(made, lesson.loss, phase, work=work, validate=lesson.validate)
+    unfreeze(made.trunk)
+    return made, history
 
 
 def recolour(source: np.ndarray, target: np.ndarray) -> np.ndarray:

@@ -28,6 +28,7 @@ from graft.params import FineTuning
 from graft.training.checkpoints import weights_of
 from graft.training.freezing import unfreeze
 from graft.training.loop import History, fit
+from graft.training.statistics import unbiased_statistics
 
 
 @dataclass(frozen=True)
@@ -101,12 +102,14 @@ def fine_tune(
     for number, (step, decided) in enumerate(zip(steps, decisions, strict=True)):
         if epochs := getattr(lesson.plan, step.epochs):
             reinitialise(model, decided, params.seed)
-            arrange(model, decided)
+            arrange(model, decided, stored=lesson.plan.stored)
             # The probe's head does not fit features that start anew.
             head = NEW_RATE if new else step.head_rate
             rates = stage_rates(model, decided, head=head, layer_decay=params.layer_decay)
             phase = lesson.phase(step.name, epochs, rates=rates, seed=number)
-            history += fit(model, lesson.loss, phase, work=work, validate=lesson.validate)
+            fresh = [stage for name, stage in model.trunk.stages if decided[name] == "reinitialise"]
+            with unbiased_statistics(fresh):
+                history += fit(model, lesson.loss, phase, work=work, validate=lesson.validate)
     unfreeze(model.trunk)
     interpolate(model, probe, params.interpolation)
     return model, history

@@ -68,7 +68,7 @@ def _counts(stages: int, lesson: Lesson) -> list[int]:
 def _phase(model: Classifier, lesson: Lesson, count: int, work: Path) -> History:
     """Train the head and the last `count` stages."""
     decisions = last_stages(model, count) if count else everywhere(model, "freeze")
-    arrange(model, decisions)
+    arrange(model, decisions, stored=lesson.plan.stored)
     epochs = lesson.plan.head_epochs
     if count:
         turns = len(_counts(len(decisions), lesson)) - 1 if lesson.validate is None else 1

@@ -15,7 +15,9 @@ from graft.methods.lesson import prepare
 from graft.methods.stage_decisions import NEW_RATE
 from graft.params import FineTuning
 from graft.training.device import best_device
+from graft.training.freezing import keep_statistics, unfreeze
 from graft.training.loop import History, fit
+from graft.training.statistics import unbiased_statistics
 
 _KEPT = "network.kept."  # what is pretrained, within the trunk
 
@@ -53,8 +55,14 @@ def hybrid(
     made = Classifier(trunk, head, config=config, classes=table.classes).to(best_device())
     new = {name for name, _ in trunk.named_parameters() if not name.startswith(_KEPT)}
     lesson = prepare(table, made, policy, params, new=new)
+    kept, fresh = trunk.network.get_submodule("kept"), trunk.network.get_submodule("new")
+    if lesson.plan.stored:
+        keep_statistics(kept)
     phase = lesson.phase("hybrid", lesson.plan.epochs, rates=_rate)
-    return made, fit(made, lesson.loss, phase, work=work, validate=lesson.validate)
+    with unbiased_statistics([fresh]):
+        history = fit(made, lesson.loss, phase, work=work, validate=lesson.validate)
+    unfreeze(trunk)
+    return made, history
 
 
 def _rate(name: str) -> float:

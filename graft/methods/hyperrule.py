@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from graft.params import FineTuning
 
 SMALL = 96  # pixels: below, networks are small and trained on like images, and an epoch is cheap
+FEW = 1000  # images below which a running average of BatchNorm's statistics is too noisy to serve
 MANY = 20_000  # images from which mixup regularises more than it blurs
 
 
@@ -24,6 +25,7 @@ class Plan:
         head_epochs: Of the head alone before it, where the method has such a phase.
         batch_size: Images a step.
         learning_rate: Peak rate of layers that know something already.
+        stored: Whether pretrained BatchNorm layers keep their statistics.
         mixup: alpha of mixup where augmentation leaves it open.
     """
 
@@ -31,6 +33,7 @@ class Plan:
     head_epochs: int
     batch_size: int
     learning_rate: float
+    stored: bool
     mixup: float
 
 
@@ -51,6 +54,7 @@ def plan(params: FineTuning, *, input_size: int, images: int) -> Plan:
         head_epochs=max(1, epochs // 4) if params.head_epochs is None else params.head_epochs,
         batch_size=(64 if small else 32) if params.batch_size is None else params.batch_size,
         learning_rate=(1e-3 if small else 5e-5) if params.learning_rate is None else params.learning_rate,
+        stored=not small and images < FEW if params.statistics is None else params.statistics == "stored",
         mixup=0.1 if images >= MANY else 0.0,
     )
 

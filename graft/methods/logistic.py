@@ -11,7 +11,7 @@ from graft.methods.linear_path import ABSENT, Solution, judged_path
 from graft.methods.probe import LabelledFeatures, Rows, score
 from graft.params import FeatureExtraction
 
-# Loose: no later digit changes which strength is chosen.
+# As near to the minimum as scikit-learn comes with tol=1e-3, measured with 300 images and 1280 features.
 _STOP = {"maxiter": 300, "maxcor": 10, "gtol": 3e-4, "ftol": 1e-7}
 
 

@@ -16,6 +16,7 @@ from graft.methods.lesson import prepare
 from graft.params import FineTuning
 from graft.training.device import best_device
 from graft.training.loop import History, fit
+from graft.training.statistics import unbiased_statistics
 from graft.training.supervised import labelled_index
 
 # The planned rate is one for layers that know something already.
@@ -46,4 +47,5 @@ def scratch(
     alone = params.model_copy(update={"l2_sp": 0.0, "learning_rate": params.learning_rate or LEARNING_RATE})
     lesson = prepare(table, fresh, policy, alone, index=target if len(target) else None)
     phase = replace(lesson.phase("scratch", params.baseline_epochs), patience=None)
-    return fresh, fit(fresh, lesson.loss, phase, work=work, validate=lesson.validate)
+    with unbiased_statistics([fresh]):
+        return fresh, fit(fresh, lesson.loss, phase, work=work, validate=lesson.validate)

@@ -13,7 +13,7 @@ from graft.backbones.classifier import Classifier
 from graft.backbones.structures import rebuild
 from graft.errors import GraftError
 from graft.params.sections import Learn
-from graft.training.freezing import freeze, unfreeze
+from graft.training.freezing import freeze, keep_statistics, unfreeze
 
 # The user's three, and: nothing but the scales and shifts of normalisation layers learns.
 Decision = Literal["freeze", "tune", "reinitialise", "normalisation"]
@@ -69,8 +69,14 @@ def listed(model: Classifier, wanted: Mapping[str, Learn]) -> Decisions:
     return {name: found.get(name, "tune") for name in names}
 
 
-def arrange(model: Classifier, decisions: Mapping[str, Decision]) -> None:
+def arrange(model: Classifier, decisions: Mapping[str, Decision], *, stored: bool = False) -> None:
     """Make exactly those parts of the trunk learn; what an earlier phase froze is freed first.
+
+    Args:
+        model: Its head always learns.
+        decisions: What each stage does.
+        stored: Tuned stages keep the statistics of their BatchNorm layers; those that start anew find
+            their own.
 
     Raises:
         GraftError: nothing but normalisation layers shall learn, and there are none.
@@ -81,6 +87,8 @@ def arrange(model: Classifier, decisions: Mapping[str, Decision]) -> None:
     for name, stage in model.trunk.stages:
         if decisions[name] in ("freeze", "normalisation"):
             freeze(stage)
+        elif stored and decisions[name] == "tune":
+            keep_statistics(stage)
     scales = [
         parameter
         for name, stage in model.trunk.stages

@@ -188,6 +188,8 @@ class FineTuning(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
     patience: Count = 5  # epochs without a better validation score
     schedule: Literal["cosine", "one_cycle", "constant"] = "cosine"
+    # BatchNorm's: stored keeps what pretraining found, batch takes each batch's and their running average
+    statistics: Auto[Literal["stored", "batch"]] = None
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the averaged weights; 0 is off
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0  # rate of a stage over that of the next
     l2_sp: NotNegative = 0.0  # pull towards the pretrained weights (Li et al. 2018)

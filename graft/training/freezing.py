@@ -25,6 +25,20 @@ def freeze(module: nn.Module) -> None:
     module.eval()
 
 
+def keep_statistics(module: nn.Module) -> None:
+    """Let BatchNorm layers that learn go on learning, but normalise by their stored statistics.
+
+    A running average over a few dozen batches of augmented crops is noisier than what pretraining
+    found on a million images, and a network is tested with it. `unfreeze` undoes this.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            learning = [p for p in part.parameters(recurse=False) if p.requires_grad]
+            freeze(part)
+            for parameter in learning:
+                parameter.requires_grad_(True)
+
+
 def unfreeze(module: nn.Module) -> None:
     """Let a module learn again; harmless on one that was not frozen."""
     for parameter in module.parameters():

@@ -268,3 +268,26 @@ def test_freezing_is_of_the_phase_not_for_ever(learner: Learner) -> None:
     model(torch.randn(4, 3, 32, 32))
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert all(part.training for part in model.modules())
+
+
+@pytest.mark.parametrize("method", ["all", "head_then_all", "gradual"])
+def test_stored_statistics_stay_in_what_is_tuned(
+    method: str, table: ImageTable, learner: Learner, tmp_path: Path
+) -> None:
+    before = state(learner())
+    model, _ = taught(table, learner(), tmp_path, method=method, statistics="stored")
+    after = state(model)
+    assert all(torch.equal(before[name], after[name]) for name in before if "running_" in name)
+    assert not torch.equal(before["trunk.network.dense.0.weight"], after["trunk.network.dense.0.weight"])
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_what_starts_anew_finds_statistics_of_its_own(
+    table: ImageTable, learner: Learner, tmp_path: Path
+) -> None:
+    """A few batches must do: in evaluation the stage normalises as it did in training."""
+    settings = {"method": "staged", "statistics": "stored", "stages": {"-1": "reinitialise"}}
+    model, history = taught(table, learner(), tmp_path, **settings, epochs=3)
+    stored = model.trunk.network.get_buffer("dense.1.running_var")
+    assert not torch.allclose(stored, torch.ones_like(stored), atol=0.05)
+    assert max(row["val_accuracy"] for row in history) > 0.5

@@ -1,3 +1,4 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,3 +22,20 @@ def test_what_is_set_is_kept(size: int, images: int, epochs: int, head: int, rat
     params = FineTuning(epochs=epochs, head_epochs=head, learning_rate=rate, batch_size=7)
     found = plan(params, input_size=size, images=images)
     assert (found.epochs, found.head_epochs, found.learning_rate, found.batch_size) == (epochs, head, rate, 7)
+
+
+@pytest.mark.parametrize(
+    ("settings", "size", "images", "stored"),
+    [
+        ({}, 224, 200, True),
+        ({}, 224, 5000, False),
+        ({}, 32, 200, False),
+        ({"statistics": "batch"}, 224, 200, False),
+        ({"statistics": "stored"}, 32, 5000, True),
+    ],
+)
+def test_few_photographs_keep_the_stored_statistics(
+    settings: dict[str, str], size: int, images: int, stored: bool
+) -> None:
+    params = FineTuning.model_validate(settings)
+    assert plan(params, input_size=size, images=images).stored is stored

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from graft.training import loop
-from graft.training.freezing import freeze, trainable, unfreeze
+from graft.training.freezing import freeze, keep_statistics, trainable, unfreeze
 
 
 def network() -> nn.Sequential:
@@ -90,3 +90,22 @@ def test_the_loop_in_mixed_precision_leaves_a_frozen_part_alone(
     for name, tensor in model.state_dict().items():
         assert torch.equal(before[name], tensor) == name.startswith("0."), name
         assert tensor.dtype == before[name].dtype
+
+
+def test_kept_statistics_stay_while_weights_learn() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4))
+    freeze(model[2])
+    freeze(model[3])
+    keep_statistics(model)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(3):
+        model.train()
+        model(torch.randn(8, 3, 8, 8)).square().mean().backward()
+        optimizer.step()
+    moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert moved == {"0.weight", "0.bias", "1.weight", "1.bias"}
+    unfreeze(model)
+    model.train()(torch.randn(8, 3, 8, 8))
+    assert not torch.equal(model[1].running_mean, before["1.running_mean"])
