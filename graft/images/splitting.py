@@ -95,7 +95,9 @@ def _mended(splits: pd.Series, open_rows: pd.DataFrame, missing: list[str]) -> I
         yield _move(splits, open_rows, rows["group"].min(), "train", f"had no image of {label!r}")
     for name in missing:
         if not (splits == name).any():
-            spare = _spare(splits[open_rows.index], open_rows)
+            current = splits[open_rows.index]
+            others = [other for other in missing if other != name]
+            spare = _spare(current, open_rows) or _one_of_several(current, open_rows, others)
             if spare is not None:
                 yield _move(splits, open_rows, spare, name, "was empty")
 
@@ -112,3 +114,9 @@ def _spare(splits: pd.Series, open_rows: pd.DataFrame) -> str | None:
     others = train.groupby("label")["group"].transform("nunique") > 1
     spare = others.groupby(train["group"]).all()
     return min(spare.index[spare], default=None)
+
+
+def _one_of_several(splits: pd.Series, open_rows: pd.DataFrame, names: list[str]) -> str | None:
+    """The smallest group of a drawn split that has more than one."""
+    several = [set(open_rows["group"][splits == name]) for name in names]
+    return min((min(groups) for groups in several if len(groups) > 1), default=None)

@@ -157,9 +157,10 @@ def _when_quiet(client: MlflowClient, name: str, wanted: str) -> RegisteredModel
         model = registered_model(client, name)
         open_entries = ledger.pending(ledger.read_ledger(model.tags))
         waiting = [each for each in open_entries if each.version != wanted and not _dead(each, first_seen)]
-        if not waiting:
-            return _record_unseen(client, name, model)
-        time.sleep(0.3)
+        # What is recorded takes time, in which another move may have begun: then all is read again.
+        if not waiting and not _record_unseen(client, name, model):
+            return model
+        time.sleep(random.uniform(0.1, 0.5))
 
 
 def _dead(entry: Entry, first_seen: dict[str, float]) -> bool:
@@ -168,25 +169,30 @@ def _dead(entry: Entry, first_seen: dict[str, float]) -> bool:
     return age > LONG_AGO or seen > LEASE
 
 
-def _record_unseen(client: MlflowClient, name: str, model: RegisteredModel) -> RegisteredModel:
-    """Close what a dead process left open, and enter a move that was made past the ledger."""
+def _record_unseen(client: MlflowClient, name: str, model: RegisteredModel) -> bool:
+    """Close what a dead process left open, and enter a move that was made past the ledger.
+
+    Returns:
+        Whether there was anything to record.
+    """
     entries, now = ledger.read_ledger(model.tags), champion_of(model)
-    for each in ledger.pending(entries):
+    cut_off = ledger.pending(entries)
+    for each in cut_off:
         moved = each.version == now
         note = "the alias had been moved" if moved else "the alias had not been moved"
         print(
             f"{name}: an earlier {each.action} to version {each.version} was cut off; {note}", file=sys.stderr
         )
         ledger.close(client, name, each, DONE if moved else ABANDONED, f"cut off; {note}")
-    model = registered_model(client, name)
+    model = registered_model(client, name) if cut_off else model
     before, now = ledger.last_known(ledger.read_ledger(model.tags)), champion_of(model)
-    if now is not None and now != before:
-        why = f"`{CHAMPION}` pointed to version {now} when the ledger was next written"
-        found = ledger.draft(FOUND, CHAMPION, now, why=why, evidence={})
-        if claimed := _claim(client, name, found, model, before):
-            ledger.close(client, name, claimed, DONE, "moved by other means than graft")
-        model = registered_model(client, name)
-    return model
+    if now is None or now == before:
+        return bool(cut_off)
+    why = f"`{CHAMPION}` pointed to version {now} when the ledger was next written"
+    found = ledger.draft(FOUND, CHAMPION, now, why=why, evidence={})
+    if claimed := _claim(client, name, found, model, before):
+        ledger.close(client, name, claimed, DONE, "moved by other means than graft")
+    return True
 
 
 def _move_by_hand(client: MlflowClient, name: str, action: str, number: str, reason: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 
 from graft.errors import GraftError
 from graft.params import Registry
-from graft.registry import promotion, registration
+from graft.registry import ledger, promotion, registration
 from graft.registry.promotion import history, promote, rollback
 
 Enter = Callable[..., dict[str, Any]]
@@ -276,3 +276,34 @@ def test_a_move_past_graft_is_noticed(registry: Registry, client: MlflowClient) 
     promote(registry, "2")
     assert moves(registry)[1:] == [("found", "1", "3", "done"), ("promote", "3", "2", "done")]
     assert rollback(registry, "regret")["to"] == "3"
+
+
+@pytest.mark.usefixtures("three")
+def test_a_move_that_begins_while_another_is_recorded_is_waited_for(
+    registry: Registry, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the entry of a move past the ledger and our own, somebody else may have claimed the alias."""
+    promote(registry, "2")
+    client.set_registered_model_alias("insects", "champion", "1")  # past the ledger
+    begun = []
+    claim = promotion._claim
+
+    def claim_and_be_overtaken(*arguments: Any) -> Any:
+        claimed = claim(*arguments)
+        if not begun:  # after the entry of what was found
+            entry = ledger.draft("promote", "champion", "3", why="race", evidence={})
+            begun.append(ledger.write(client, "insects", entry, 99, "1"))
+        return claimed
+
+    def go_on() -> None:
+        client.set_registered_model_alias("insects", "champion", "3")
+        ledger.close(client, "insects", begun[0], ledger.DONE)
+
+    monkeypatch.setattr(promotion, "_claim", claim_and_be_overtaken)
+    timer = threading.Timer(2.0, go_on)
+    timer.start()
+    ours = ledger.draft("promote", "champion", "2", why="race", evidence={})
+    with pytest.raises(promotion.Superseded):
+        promotion.move(client, "insects", ours, "1")
+    timer.join()
+    assert champion(client) == "3"
