@@ -36,7 +36,7 @@ from graft.images.importing import import_data
 from graft.images.table import ImageTable, read_table
 from graft.images.validation import validate
 from graft.methods import train
-from graft.methods.probe import LabelledFeatures, fit_probe
+from graft.methods.probe import LabelledFeatures, equal_shares, fit_probe
 from graft.params import Augmentation, Backbone, Data, FeatureExtraction, FineTuning
 from graft.steps.feature_extraction import read_out
 
@@ -162,8 +162,7 @@ def probe(table: ImageTable, weights: Path, params: FeatureExtraction, seed: int
     """The classifier on frozen features of the training images and two views of each."""
     trunk, config, images, vectors = features(table, weights, params.layers, params.head, seed)
     count, copies = len(images), VIEWS + 1
-    domains = images.rows["domain"]
-    shares = (len(domains) / domains.map(domains.value_counts()) / domains.nunique()).to_numpy()
+    shares = equal_shares(images.rows["domain"])
     train_features = LabelledFeatures(
         vectors,
         np.tile(images.labels.numpy(), copies),

@@ -16,6 +16,7 @@ from graft.errors import GraftError
 from graft.files import read_json, remove
 from graft.params import Params
 from graft.progress import MARK
+from pipelines.environment import exported
 from pipelines.summary import summarise
 
 
@@ -39,7 +40,7 @@ def retrain(params: Params, folder: str, runs: Path = Path("runs")) -> dict[str,
     """
     run = _new_run(runs)
     failure: BaseException | None = None
-    with _environment(run, params), _logged(run / "log.txt"):
+    with exported(_environment(run)), _logged(run / "log.txt"):
         try:
             _run_pipeline(run, params, str(Path(folder).absolute()))
         except (Exception, KeyboardInterrupt) as error:
@@ -77,21 +78,10 @@ def _new_run(runs: Path) -> Path:
     return run
 
 
-@contextlib.contextmanager
-def _environment(run: Path, params: Params) -> Iterator[None]:
+def _environment(run: Path) -> dict[str, str]:
     """What the steps' subprocesses inherit."""
     home = os.environ.get("GRAFT_HOME", str(run.parent.parent / ".graft"))
-    mine = {"GRAFT_RUN": str(run), "GRAFT_HOME": home, "PYTHONUNBUFFERED": "1"}
-    before = {name: os.environ.get(name) for name in mine}
-    os.environ.update(mine)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    return {"GRAFT_RUN": str(run), "GRAFT_HOME": home, "PYTHONUNBUFFERED": "1"}
 
 
 class _Log(io.TextIOBase):

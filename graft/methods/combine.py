@@ -22,7 +22,7 @@ from graft.images.decoding import load_images
 from graft.images.table import ImageTable
 from graft.methods.lesson import prepare
 from graft.methods.logistic import logistic
-from graft.methods.probe import LabelledFeatures
+from graft.methods.probe import LabelledFeatures, equal_shares
 from graft.params import Backbone, FeatureExtraction, FineTuning, Network
 from graft.training.device import best_device
 from graft.training.freezing import keep_statistics, unfreeze
@@ -132,12 +132,11 @@ def _aligned(
     if len(table.domains) > 1 and len(target) > 1 and (~is_target).sum() > 1:
         learn = learn.copy()
         learn[~is_target] = recolour(learn[~is_target], target)
-    sums = 1.0 / domains.map(domains.value_counts()).to_numpy(dtype=float)
     scored = is_target if is_target.any() else None
     return LabelledFeatures(
         learn,
         table.rows.loc[index, "label"].to_numpy(np.int64),
-        sums * len(sums) / domains.nunique(),
+        equal_shares(domains),
         scored=scored,
     )
 

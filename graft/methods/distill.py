@@ -21,6 +21,7 @@ from graft.images.table import ImageTable
 from graft.methods import train
 from graft.methods.hyperrule import Plan, plan
 from graft.methods.scratch import LEARNING_RATE
+from graft.methods.stage_decisions import NEW_RATE
 from graft.methods.teaching import Pupil, teaching_loss
 from graft.params import Backbone, FineTuning
 from graft.progress import say
@@ -38,8 +39,6 @@ from graft.training.supervised import (
     validation_index,
     validator,
 )
-
-HEAD_RATE = 10.0  # a new head learns ten times as fast as layers that know something
 
 
 def distill(
@@ -187,7 +186,7 @@ def _phases(params: FineTuning, chosen: Plan, steps: int) -> list[Phase]:
             ema=params.ema,
         )
 
-    head = phase("student_head", 0 if fresh else chosen.head_epochs, rate * HEAD_RATE, params.seed)
+    head = phase("student_head", 0 if fresh else chosen.head_epochs, rate * NEW_RATE, params.seed)
     return [each for each in (head, phase("student", epochs, rate, params.seed + 1)) if each.epochs]
 
 

@@ -18,6 +18,7 @@ from graft.images.table import ImageTable
 from graft.methods.hyperrule import Plan, plan
 from graft.methods.lesson import Lesson, prepare
 from graft.methods.regularising import l2_sp
+from graft.methods.stage_decisions import NEW_RATE
 from graft.params import FineTuning
 from graft.training.batches import Batches
 from graft.training.device import best_device
@@ -25,7 +26,6 @@ from graft.training.freezing import freeze, unfreeze
 from graft.training.loop import History, Loss, Phase, fit
 from graft.training.supervised import accuracy, domain_batches, labelled_index, steps_per_epoch
 
-HEAD_RATE = 10.0  # a head learns ten times as fast as layers that know something
 # Adam moves a number by about its rate a step, so s needs a rate of its own to get anywhere.
 UNCERTAINTY_RATE = 0.01
 TARGET_RATE = 0.1  # the target alone has few images: a tenth of the rate keeps what both taught
@@ -166,7 +166,7 @@ def _phases(lesson: Lesson, chosen: Plan, steps: int) -> list[Phase]:
         return lambda name: own if name == "log_variances" else usual
 
     phases = [
-        lesson.phase("heads", chosen.head_epochs, rates=rates(HEAD_RATE)),
+        lesson.phase("heads", chosen.head_epochs, rates=rates(NEW_RATE)),
         lesson.phase("both", chosen.epochs, rates=rates(1.0), seed=1),
     ]
     return [replace(phase, steps_per_epoch=steps) for phase in phases if phase.epochs]

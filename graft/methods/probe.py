@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from graft.backbones.heads import Head
 from graft.params import FeatureExtraction
@@ -36,6 +37,13 @@ class LabelledFeatures:
     images: np.ndarray | None = None
     scored: np.ndarray | None = None
     positions: int = 1
+
+
+def equal_shares(domains: pd.Series) -> np.ndarray:
+    """Weights (N,) of mean 1 that give every domain the same weight in sum, however few its rows."""
+    weights = 1.0 / domains.map(domains.value_counts()).to_numpy(dtype=float)
+    shares: np.ndarray = weights * len(weights) / domains.nunique()
+    return shares
 
 
 Probe = Callable[[LabelledFeatures, LabelledFeatures, int, FeatureExtraction], tuple[Head, Rows]]

@@ -144,7 +144,7 @@ def _log_run(entry: _Entry, work: Path) -> None:
     from mlflow.data.meta_dataset import MetaDataset
 
     seconds = (entry.lineage.get("step_seconds") or {}).items()
-    mlflow.log_params(dict(_flat(entry.lineage.get("params") or {})))
+    mlflow.log_params(dict(flat(entry.lineage.get("params") or {})))
     mlflow.log_metrics({**entry.metrics, **{f"seconds.{step}": float(taken) for step, taken in seconds}})
     source = CodeDatasetSource(tags={"git_commit": str(entry.lineage["git_commit"])})
     digest = str(entry.lineage["data_md5"])
@@ -202,10 +202,10 @@ def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """{"a": {"b": 1}} as ("a.b", 1)."""
     for key, value in values.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

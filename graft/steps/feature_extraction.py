@@ -18,7 +18,7 @@ from graft.files import whole_folder, write_json
 from graft.images.decoding import load_images
 from graft.images.table import ImageTable, read_table
 from graft.images.views import load_view_pixels
-from graft.methods.probe import LabelledFeatures, fit_probe, how_chosen
+from graft.methods.probe import LabelledFeatures, equal_shares, fit_probe, how_chosen
 from graft.params import FeatureExtraction, parse
 from graft.training.device import best_device
 from graft.training.supervised import validation_index
@@ -97,12 +97,11 @@ def _training_features(
     chosen = ((frame["split"] == "train") & (frame["label"] >= 0)).to_numpy()
     rows = frame.loc[chosen]
     domains = rows["domain"]
-    weights = 1.0 / domains.map(domains.value_counts()).to_numpy(dtype=float)
     tested = (domains == target).to_numpy()
     return LabelledFeatures(
         vectors[chosen],
         rows["label"].to_numpy(dtype=np.int64),
-        weights * len(weights) / domains.nunique(),
+        equal_shares(domains),
         images=pd.factorize(rows["sha256"])[0],
         scored=(rows["view"] == 0).to_numpy() & (tested | ~tested.any()),
         positions=positions,

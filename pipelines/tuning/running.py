@@ -16,12 +16,13 @@ from graft.errors import GraftError
 from graft.files import read_json
 from graft.progress import say
 from pipelines.chain import steps_to, unaffected
+from pipelines.environment import exported
 from pipelines.tuning.log import Log, start_log, stop_log
 from pipelines.tuning.picture import draw_trials
 from pipelines.tuning.queue import begun, finished, queue_baseline, queue_lost
 from pipelines.tuning.results import overlay, write_overlay
 from pipelines.tuning.study import Tuning, open_study, settle
-from pipelines.tuning.trial import exported, held, run_steps
+from pipelines.tuning.trial import held, run_steps
 from pipelines.tuning.work import work
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from graft.errors import GraftError
 from graft.params import Params
+from graft.registry.registration import flat
 from pipelines.chain import sections_of, steps_to
 from pipelines.search import Search
 from pipelines.tuning.queue import requeue
@@ -140,12 +141,4 @@ def _facts(tuning: Tuning, data_md5: str) -> dict[str, Any]:
     values = tuning.params.model_dump(mode="json")
     used = {name: values[name] for name in sections_of(steps_to(settings.objective))}
     searched = {f"search.{key}": value for key, value in settings.search.items()}
-    return {"data": data_md5, "objective": settings.objective, **searched, **dict(_flat(used))}
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+    return {"data": data_md5, "objective": settings.objective, **searched, **dict(flat(used))}

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -24,6 +24,7 @@ from graft.errors import GraftError
 from graft.files import read_json, whole_file
 from graft.params import Params
 from pipelines.chain import Step, run_here, sections_of, steps_to
+from pipelines.environment import exported
 
 Report = Callable[[int, float], None]
 Listen = Callable[[dict[str, Any]], None]
@@ -174,21 +175,6 @@ def _printing_to(folder: Path) -> Iterator[None]:
         contextlib.redirect_stderr(log),
     ):
         yield
-
-
-@contextlib.contextmanager
-def exported(values: Mapping[str, str]) -> Iterator[None]:
-    """Environment variables for the steps and the processes started inside."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 @contextlib.contextmanager

@@ -1,17 +1,14 @@
 import copy
-import dataclasses
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
 from graft.backbones.classifier import Classifier, save_classifier
-from graft.backbones.trunk import build
 from graft.errors import GraftError
 from graft.images.augmentation import policy
 from graft.images.preprocessing import Preprocessing
@@ -19,8 +16,8 @@ from graft.images.table import ImageTable
 from graft.methods.distill import distill
 from graft.methods.teaching import Pupil, distillation, seen_by, teaching_loss
 from graft.params import Augmentation, Distill, FineTuning, Network
-from graft.training.loop import on_epoch
 from graft.training.supervised import domain_batches, labelled_index
+from tests.methods.learning import classifier, killed_and_resumed, relabelled, same
 
 STUDENT = Network(name="digits_cnn", weights="random")
 PARAMS = FineTuning(
@@ -33,29 +30,11 @@ PARAMS = FineTuning(
 )
 
 
-def classifier(table: ImageTable, seed: int = 0) -> Classifier:
-    trunk, config = build("digits_cnn", seed=seed)
-    torch.manual_seed(seed)
-    head = nn.Linear(config.num_features, len(table.classes))
-    return Classifier(trunk, head, config=config, classes=table.classes)
-
-
-def relabelled(table: ImageTable, chosen: pd.Series, label: int) -> ImageTable:
-    rows = table.rows.copy()
-    rows.loc[chosen, "label"] = label
-    return dataclasses.replace(table, rows=rows)
-
-
 def trained(table: ImageTable, work: Path, **changes: Any) -> tuple[Classifier, list[dict[str, Any]]]:
     model = classifier(table, seed=1)
     drawn = policy(Augmentation(), model.config.preprocessing)
     section = PARAMS.distill.model_copy(update=changes)
     return distill(table, model, drawn, PARAMS.model_copy(update={"distill": section}), work=work)
-
-
-def same(one: nn.Module, other: nn.Module) -> bool:
-    pairs = zip(one.state_dict().items(), other.state_dict().items(), strict=True)
-    return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
 
 
 def logits(seed: int, rows: int = 4, classes: int = 3) -> Tensor:
@@ -227,19 +206,9 @@ def test_killed_after_any_epoch_it_ends_with_the_same_weights(
     table: ImageTable, tmp_path: Path, after: int
 ) -> None:
     whole, _ = trained(table, tmp_path / "whole")
-    seen: list[dict[str, Any]] = []
-
-    def kill(row: dict[str, Any]) -> None:
-        seen.append(row)
-        if len(seen) == after:
-            raise KeyboardInterrupt
-
-    token = on_epoch.set(kill)
-    with pytest.raises(KeyboardInterrupt):
-        trained(table, tmp_path / "killed")
-    on_epoch.reset(token)
-    torch.manual_seed(99)
-    assert same(whole, trained(table, tmp_path / "killed")[0])
+    assert same(
+        whole, killed_and_resumed(lambda work: trained(table, work), tmp_path / "killed", after=after)[0]
+    )
 
 
 def test_labels_that_must_stay_hidden_make_no_difference(table: ImageTable, tmp_path: Path) -> None:

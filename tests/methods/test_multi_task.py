@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,14 +12,13 @@ from torch import nn
 from torch.nn import functional
 
 from graft.backbones.classifier import Classifier
-from graft.backbones.trunk import build
 from graft.errors import GraftError
 from graft.images.augmentation import Policy, policy
 from graft.images.table import ImageTable
 from graft.methods.multi_task import TwoTasks, multi_task, two_task_loss
 from graft.params import Augmentation, FineTuning, MultiTask
-from graft.training.loop import on_epoch
 from graft.training.supervised import domain_batches, labelled_index
+from tests.methods.learning import classifier, killed_and_resumed, relabelled, same
 
 PARAMS = FineTuning(
     method="multi_task",
@@ -32,31 +30,13 @@ PARAMS = FineTuning(
 )
 
 
-def classifier(table: ImageTable) -> Classifier:
-    trunk, config = build("digits_cnn", seed=0)
-    torch.manual_seed(0)
-    head = nn.Linear(config.num_features, len(table.classes))
-    return Classifier(trunk, head, config=config, classes=table.classes)
-
-
 def drawn(model: Classifier) -> Policy:
     return policy(Augmentation(), model.config.preprocessing)
-
-
-def relabelled(table: ImageTable, chosen: pd.Series, label: int) -> ImageTable:
-    rows = table.rows.copy()
-    rows.loc[chosen, "label"] = label
-    return dataclasses.replace(table, rows=rows)
 
 
 def trained(table: ImageTable, work: Path, **changes: Any) -> tuple[Classifier, list[dict[str, Any]]]:
     model = classifier(table)
     return multi_task(table, model, drawn(model), PARAMS.model_copy(update=changes), work=work)
-
-
-def same(one: nn.Module, other: nn.Module) -> bool:
-    pairs = zip(one.state_dict().items(), other.state_dict().items(), strict=True)
-    return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
 
 
 def two_tasks(table: ImageTable, weight: float | None) -> TwoTasks:
@@ -164,19 +144,7 @@ def test_killed_after_any_epoch_it_ends_with_the_same_weights(
     table: ImageTable, tmp_path: Path, after: int
 ) -> None:
     whole, history = trained(table, tmp_path / "whole")
-    seen: list[dict[str, Any]] = []
-
-    def kill(row: dict[str, Any]) -> None:
-        seen.append(row)
-        if len(seen) == after:
-            raise KeyboardInterrupt
-
-    token = on_epoch.set(kill)
-    with pytest.raises(KeyboardInterrupt):
-        trained(table, tmp_path / "killed")
-    on_epoch.reset(token)
-    torch.manual_seed(99)
-    resumed, again = trained(table, tmp_path / "killed")
+    resumed, again = killed_and_resumed(lambda work: trained(table, work), tmp_path / "killed", after=after)
     assert same(whole, resumed)
     assert [row["loss"] for row in again] == [row["loss"] for row in history]
 

@@ -3,14 +3,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
 from graft.backbones.classifier import Classifier
-from graft.backbones.trunk import build
 from graft.errors import GraftError
 from graft.images.augmentation import policy
 from graft.images.table import ImageTable
@@ -23,8 +21,8 @@ from graft.methods.semi_supervised import (
 )
 from graft.params import Augmentation, FineTuning, SemiSupervised
 from graft.training.batches import Batches
-from graft.training.loop import on_epoch
 from graft.training.supervised import cross_entropy, domain_batches, labelled_index
+from tests.methods.learning import classifier, killed_and_resumed, relabelled, same
 
 PARAMS = FineTuning(
     method="semi_supervised",
@@ -35,28 +33,10 @@ PARAMS = FineTuning(
 )
 
 
-def classifier(table: ImageTable) -> Classifier:
-    trunk, config = build("digits_cnn", seed=0)
-    torch.manual_seed(0)
-    head = nn.Linear(config.num_features, len(table.classes))
-    return Classifier(trunk, head, config=config, classes=table.classes)
-
-
-def relabelled(table: ImageTable, chosen: pd.Series, label: int) -> ImageTable:
-    rows = table.rows.copy()
-    rows.loc[chosen, "label"] = label
-    return dataclasses.replace(table, rows=rows)
-
-
 def trained(table: ImageTable, work: Path, **changes: Any) -> tuple[Classifier, list[dict[str, Any]]]:
     model = classifier(table)
     drawn = policy(Augmentation(), model.config.preprocessing)
     return semi_supervised(table, model, drawn, PARAMS.model_copy(update=changes), work=work)
-
-
-def same(one: nn.Module, other: nn.Module) -> bool:
-    pairs = zip(one.state_dict().items(), other.state_dict().items(), strict=True)
-    return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
 
 
 def gradients(model: nn.Module, value: torch.Tensor) -> list[torch.Tensor]:
@@ -203,17 +183,7 @@ def test_the_average_of_the_weights_is_kept(table: ImageTable, tmp_path: Path) -
 
 def test_killed_after_an_epoch_it_ends_with_the_same_weights(table: ImageTable, tmp_path: Path) -> None:
     whole, history = trained(table, tmp_path / "whole")
-
-    def kill(row: dict[str, Any]) -> None:
-        if row["epoch"] == 1:
-            raise KeyboardInterrupt
-
-    token = on_epoch.set(kill)
-    with pytest.raises(KeyboardInterrupt):
-        trained(table, tmp_path / "killed")
-    on_epoch.reset(token)
-    torch.manual_seed(99)
-    resumed, again = trained(table, tmp_path / "killed")
+    resumed, again = killed_and_resumed(lambda work: trained(table, work), tmp_path / "killed", after=1)
     assert same(whole, resumed)
     assert [row["loss"] for row in again] == [row["loss"] for row in history]
 
