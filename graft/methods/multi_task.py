@@ -22,7 +22,7 @@ from graft.methods.stage_decisions import NEW_RATE
 from graft.params import FineTuning
 from graft.training.batches import Batches
 from graft.training.device import best_device
-from graft.training.freezing import freeze, unfreeze
+from graft.training.freezing import freeze, keep_statistics, unfreeze
 from graft.training.loop import History, Loss, Phase, fit
 from graft.training.supervised import accuracy, domain_batches, labelled_index, steps_per_epoch
 
@@ -137,10 +137,13 @@ def multi_task(
     history: History = []
     for phase in _phases(lesson, chosen, steps_per_epoch([source, target])):
         (freeze if phase.name == "heads" else unfreeze)(model.trunk)
+        if lesson.plan.stored:
+            keep_statistics(model.trunk)
         history += fit(both, loss, phase, work=work, validate=lesson.validate)
-    unfreeze(model.trunk)
     alone = lesson.phase("target", params.multi_task.target_epochs, rates=lambda _: TARGET_RATE, seed=2)
-    return model, history + fit(model, lesson.loss, alone, work=work, validate=lesson.validate)
+    history += fit(model, lesson.loss, alone, work=work, validate=lesson.validate)
+    unfreeze(model.trunk)
+    return model, history
 
 
 def _source_classes(table: ImageTable) -> np.ndarray:

@@ -19,6 +19,7 @@ from graft.methods.hyperrule import plan
 from graft.methods.regularising import l2_sp
 from graft.params import Augmentation, FineTuning
 from graft.training.batches import Batches
+from graft.training.freezing import keep_statistics, unfreeze
 from graft.training.loop import History, Loss, Phase, fit
 from graft.training.schedules import SCHEDULES
 from graft.training.supervised import (
@@ -133,7 +134,11 @@ def semi_supervised(
         ema=params.ema or EMA,
     )
     validate = validator(model, table, validation_index(table))
-    return model, fit(model, loss, phase, work=work, validate=validate)
+    if chosen.stored:
+        keep_statistics(model.trunk)
+    history = fit(model, loss, phase, work=work, validate=validate)
+    unfreeze(model.trunk)
+    return model, history
 
 
 def weak_view(params: Augmentation) -> Augmentation:

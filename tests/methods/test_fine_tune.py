@@ -270,7 +270,7 @@ def test_freezing_is_of_the_phase_not_for_ever(learner: Learner) -> None:
     assert all(part.training for part in model.modules())
 
 
-@pytest.mark.parametrize("method", ["all", "head_then_all", "gradual"])
+@pytest.mark.parametrize("method", ["all", "head_then_all", "gradual", "multi_task", "semi_supervised"])
 def test_stored_statistics_stay_in_what_is_tuned(
     method: str, table: ImageTable, learner: Learner, tmp_path: Path
 ) -> None:
