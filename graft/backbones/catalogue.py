@@ -16,14 +16,14 @@ from graft.backbones.timm_models import pretrained_timm as pretrained_timm
 from graft.errors import GraftError
 from graft.images.preprocessing import Preprocessing
 
-_SMALL = ("digits_cnn", "resnet20")
+_SMALL = ("digits_cnn", "dann_cnn", "resnet20")
 
 
 def create(name: str, *, seed: int, input_size: int | None = None, with_head: bool = False) -> Network:
     """A network with random weights that depend on the seed only.
 
     Args:
-        name: "digits_cnn", "resnet20", a torchvision classifier, or "timm/" and a name of timm.
+        name: "digits_cnn", "dann_cnn", "resnet20", a torchvision classifier, or "timm/" and a name of timm.
         seed: Of the weights; the global random state is left as it was.
         input_size: Side of the images in pixels, for networks that have a weight per position.
         with_head: Keep the layer that tells ImageNet's 1000 classes apart.
@@ -109,6 +109,8 @@ def _create_small(name: str, with_head: bool) -> Network:
         raise no_head(name, "it is for small images of any classes")
     if name == "resnet20":
         return Network(small.CifarResNet(3), ("linear",), 64, small.CIFAR, "graft")
+    if name == "dann_cnn":
+        return Network(small.DannCnn(), ("linear",), 100, small.MNIST, "graft")
     return Network(small.DigitsCnn(), ("linear",), 128, small.DIGITS, "graft")
 
 
@@ -151,5 +153,5 @@ def _unknown(name: str) -> GraftError:
         f"backbone.name: there is no architecture {name!r}",
         f"one of the nearest names: {', '.join(nearest)}"
         if nearest
-        else "give digits_cnn, resnet20, a torchvision classifier such as resnet18, or timm/<model>",
+        else "give digits_cnn, dann_cnn, resnet20, a torchvision classifier like resnet18, or timm/<model>",
     )

@@ -1,4 +1,4 @@
-"""Small networks for small images: 32 pixels, trained in minutes on a laptop's processor."""
+"""Small networks for small images: 28 or 32 pixels, trained in minutes on a laptop's processor."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from graft.images.preprocessing import Preprocessing
 
 CIFAR = Preprocessing(input_size=32, resize_size=32)
 DIGITS = Preprocessing(input_size=32, resize_size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+MNIST = DIGITS.at(28)
 
 
 class BasicBlock(nn.Module):
@@ -87,6 +88,31 @@ class DigitsCnn(nn.Module):
         x = functional.max_pool2d(self.block3(self.block2(x)), 2)
         features: Tensor = self.dense(torch.flatten(x, 1))
         return features
+
+
+class DannCnn(nn.Module):
+    """The MNIST network of Ganin & Lempitsky 2015, figure 4a, without its last layer; no normalisation.
+
+    The two dense layers of its label predictor are in here, because a head is one layer: an adversary
+    judges the features after them, where the paper's judges the 768 before them.
+
+    Shape:
+        (N, 3, 28, 28) -> (N, 100)
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 32, 5)
+        self.conv2 = nn.Conv2d(32, 48, 5)
+        self.dense1 = nn.Linear(48 * 4 * 4, 100)
+        self.dense2 = nn.Linear(100, 100)
+        _initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.max_pool2d(functional.relu(self.conv1(x)), 2)
+        x = functional.max_pool2d(functional.relu(self.conv2(x)), 2)
+        x = functional.relu(self.dense1(torch.flatten(x, 1)))
+        return functional.relu(self.dense2(x))
 
 
 def _block(channels_in: int, channels: int, *, kernel: int, stride: int) -> nn.Sequential:

@@ -16,6 +16,7 @@ from graft.errors import GraftError
 # name: side of the test images, F
 FAMILIES = {
     "digits_cnn": (32, 128),
+    "dann_cnn": (28, 100),
     "resnet20": (32, 64),
     "googlenet": (64, 1024),
     "inception_v3": (96, 2048),

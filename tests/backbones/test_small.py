@@ -46,8 +46,16 @@ def test_digits_cnn_is_small() -> None:
     assert config.preprocessing.mean == config.preprocessing.std == (0.5, 0.5, 0.5)
 
 
-@pytest.mark.parametrize("name", ["digits_cnn", "resnet20"])
+def test_dann_cnn_has_the_paper_s_layers() -> None:
+    trunk, config = build("dann_cnn")
+    parameters = [list(p.shape) for name, p in trunk.named_parameters() if name.endswith("weight")]
+    assert parameters == [[32, 3, 5, 5], [48, 32, 5, 5], [100, 768], [100, 100]]
+    assert config.preprocessing.input_size == config.preprocessing.resize_size == 28
+
+
+@pytest.mark.parametrize("name", ["digits_cnn", "dann_cnn", "resnet20"])
 def test_every_weight_learns(name: str) -> None:
-    trunk, _ = build(name)
-    trunk(torch.rand(8, 3, 32, 32)).square().sum().backward()
+    trunk, config = build(name)
+    side = config.preprocessing.input_size
+    trunk(torch.rand(8, 3, side, side)).square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in trunk.parameters())

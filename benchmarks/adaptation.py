@@ -1,0 +1,239 @@
+"""Every method of domain adaptation on the same images, beside what people use today.
+
+    python benchmarks/adaptation.py --shared ../shared    # what is missing in adaptation.jsonl
+    python benchmarks/adaptation.py --table > benchmarks/adaptation.md
+
+Labelled source images, target images without any label, and the target's test images (see
+adaptation_data.py). A network is trained on the source alone ("source only"), once for each data, network
+and seed, and every method starts from it. "target oracle" is the same training on the target's labels.
+All draw from graft's default augmentation: crops and turns, brightness and contrast; nothing in it makes
+digits on black look like digits on photographs.
+
+Of each run: the test accuracy of its last epoch, of the state that graft chooses without a label, of the
+best state by the test labels (nobody can choose so; it tells what the choice costs), and of the state that
+each validator alone would choose. Start a second process when the first has said "datasets ready". A run
+that was killed is begun again once its file in FOLDER/claims is deleted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, get_args
+
+import adaptation_peers
+import torch
+from adaptation_data import hidden, load
+from adaptation_table import page
+
+from graft.adaptation import adapt
+from graft.backbones.classifier import Classifier, load_classifier, read_model_json, save_classifier
+from graft.backbones.trunk import build
+from graft.errors import GraftError
+from graft.files import whole_folder
+from graft.images.augmentation import policy
+from graft.images.decoding import Images, load_images
+from graft.images.preprocessing import Preprocessing
+from graft.images.table import ImageTable
+from graft.methods import train
+from graft.params import Augmentation, DomainAdaptation, FineTuning
+from graft.training.device import best_device
+
+RESULTS = Path(__file__).with_name("adaptation.jsonl")
+EPOCHS = 20  # of every training: start, oracle, methods, peers
+SOURCE, ORACLE = "source only", "target oracle"
+METHODS = get_args(DomainAdaptation.model_fields["method"].annotation)
+PEERS = adaptation_peers.peers()
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the table."""
+
+    data: str
+    network: str
+    method: str
+
+
+def cases(images: int) -> list[Case]:
+    """In the order of the table.
+
+    Args:
+        images: N of "mnist-N".
+    """
+    pairs = [(f"mnist-{images}", "dann_cnn"), (f"mnist-{images}", "digits_cnn"), ("digits", "digits_cnn")]
+    return [
+        Case(data, network, method)
+        for data, network in pairs
+        for method in (SOURCE, *METHODS, *PEERS, ORACLE)
+    ]
+
+
+def run(case: Case, shared: Path, folder: Path, seed: int) -> dict[str, Any]:
+    """What is measured: accuracies (of 1), and seconds of this method's own training."""
+    table = load(case.data, shared, folder)
+    examine = examiner(table)
+    if case.method == ORACLE:
+        start = time.monotonic()
+        accuracy = examine(from_scratch(table, case.network, seed))
+        return {"last": accuracy, "seconds": time.monotonic() - start}
+    model, seconds = kept_start(case, hidden(table), folder, seed)
+    if case.method == SOURCE:
+        return {"last": examine(model), "seconds": seconds}
+    params = DomainAdaptation(epochs=EPOCHS, seed=seed)
+    if case.method in PEERS:
+        drawn = policy(Augmentation(), model.config.preprocessing)
+        start = time.monotonic()
+        PEERS[case.method](hidden(table), model, drawn, params)
+        seconds = time.monotonic() - start
+        return {"last": examine(model), "seconds": seconds}
+    return adapted(hidden(table), model, params.model_copy(update={"method": case.method}), examine)
+
+
+def adapted(
+    table: ImageTable, model: Classifier, params: DomainAdaptation, examine: Callable[[Classifier], float]
+) -> dict[str, Any]:
+    """The last, the chosen and the best state of one of graft's methods, and each validator's choice."""
+    watched: list[float] = []
+
+    def watch(model: Classifier) -> dict[str, float]:
+        start = time.monotonic()
+        accuracy = examine(model)
+        watched.append(time.monotonic() - start)
+        return {"test_accuracy": accuracy}
+
+    drawn = policy(Augmentation(), model.config.preprocessing)
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as work:
+        try:
+            given = adapt(table, model, drawn, params, work=Path(work), watch=watch)
+        except GraftError as error:
+            return {"skipped": error.problem}
+    seconds = time.monotonic() - start - sum(watched)
+    states = [round(state["test_accuracy"], 5) for state in given.account["states"]]
+    return {
+        "last": states[-1],
+        "label_free": examine(given.model),
+        "best": max(states),
+        "each": {name: states[number] for name, number in given.account["each"].items()},
+        "chosen": given.account["chosen"],
+        "states": states,
+        "seconds": seconds,
+    }
+
+
+def kept_start(case: Case, table: ImageTable, folder: Path, seed: int) -> tuple[Classifier, float]:
+    """The network trained on the source alone and the seconds it took, made once for all methods."""
+    kept = folder / "starts" / f"{case.data} {case.network} {seed}"
+    if not kept.exists():
+        start = time.monotonic()
+        made = from_scratch(table, case.network, seed)
+        seconds = time.monotonic() - start
+        with whole_folder(kept) as temporary:
+            save_classifier(made, temporary, method="scratch", extra={"seconds": seconds})
+    return load_classifier(kept).to(best_device()), read_model_json(kept)["seconds"]
+
+
+def from_scratch(table: ImageTable, network: str, seed: int) -> Classifier:
+    """Trained on the target's labelled images; where it has none, on the source's.
+
+    Validation images of the same domain choose the epoch.
+    """
+    trunk, config = build(network)
+    head = torch.nn.Linear(config.num_features, len(table.classes))
+    shape = Classifier(trunk, head, config=config, classes=table.classes)
+    params = FineTuning(method="scratch", baseline_epochs=EPOCHS, seed=seed)
+    drawn = policy(Augmentation(), config.preprocessing)
+    with tempfile.TemporaryDirectory() as work:
+        return train(table, shape, drawn, params, work=Path(work))[0]
+
+
+def examiner(table: ImageTable) -> Callable[[Classifier], float]:
+    """Gives a classifier's accuracy on the target's test images, which are decoded once."""
+
+    @cache
+    def images(preprocessing: Preprocessing) -> Images:
+        return load_images(table, table.select(split="test", domain="target"), preprocessing)
+
+    def examine(model: Classifier) -> float:
+        test = images(model.config.preprocessing)
+        right = model.predict_pixels(test.pixels).argmax(1) == test.labels.numpy()
+        return float(right.mean())
+
+    return examine
+
+
+def missing(wanted: Sequence[Case], seeds: int, folder: Path) -> Iterator[tuple[int, Case]]:
+    """What nobody has begun yet: starts first, then seed by seed, so that an early end leaves whole seeds."""
+    done = {(row["data"], row["network"], row["method"], row["seed"]) for row in results()}
+    claims = folder / "claims"
+    claims.mkdir(parents=True, exist_ok=True)
+    runs = [(seed, case) for seed in range(seeds) for case in wanted]
+    for seed, case in sorted(runs, key=lambda run: run[1].method != SOURCE):
+        name = f"{case.data} {case.network} {case.method} {seed}"
+        if (case.data, case.network, case.method, seed) not in done:
+            with contextlib.suppress(FileExistsError):
+                (claims / name).touch(exist_ok=False)
+                yield seed, case
+
+
+def results() -> list[dict[str, Any]]:
+    """One row a run: data, network, method, seed, and what `run` gave."""
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+
+
+def matching(wanted: Sequence[Case], name: str, text: str) -> list[Case]:
+    """The cases whose data, network or method is this text; if there is none, those where it begins so."""
+    exact = [case for case in wanted if getattr(case, name) == text]
+    return exact or [case for case in wanted if getattr(case, name).startswith(text)]
+
+
+def options() -> argparse.Namespace:
+    """From the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--shared", type=Path, default=Path("../shared"))
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "graft-adaptation")
+    parser.add_argument("--images", type=int, default=5000, help="N of either domain of mnist-N")
+    parser.add_argument("--data", default="", help="mnist-N or digits, or how it begins")
+    parser.add_argument("--network", default="", help="dann_cnn or digits_cnn, or how it begins")
+    parser.add_argument("--method", default="", help="one method, or how several begin: peer, cdan")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--table", action="store_true")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run what is missing, or print the table."""
+    given = options()
+    if given.table:
+        print(page(results(), [SOURCE, *METHODS, *PEERS, ORACLE]), end="")
+        return
+    wanted = cases(given.images)
+    for name in ("data", "network", "method"):
+        wanted = matching(wanted, name, getattr(given, name))
+    absent = sorted({case.method for case in wanted if adaptation_peers.absent(case.method)})
+    if absent:
+        print(f"left out, not installed (see adaptation_peers.py): {'; '.join(absent)}", flush=True)
+    wanted = [case for case in wanted if case.method not in absent]
+    for data in dict.fromkeys(case.data for case in wanted):
+        load(data, given.shared.resolve(), given.folder)
+    print("datasets ready", flush=True)
+    for seed, case in missing(wanted, given.seeds, given.folder):
+        found = run(case, given.shared.resolve(), given.folder, seed)
+        row = {**vars(case), "seed": seed, **found}
+        with RESULTS.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()

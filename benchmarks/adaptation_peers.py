@@ -1,0 +1,140 @@
+"""What people use today for domain adaptation, run as its authors teach it: the other side of the table.
+
+    python -m venv PEERS
+    PEERS/bin/pip install --no-deps pytorch-adapt==0.0.83 pytorch-metric-learning torchmetrics \\
+        lightning-utilities skada==0.6.0 POT skorch tabulate
+    PYTHONPATH=FOLDER python benchmarks/adaptation.py --method peer
+
+where FOLDER/sitecustomize.py appends PEERS' site-packages to `sys.path`: after everything else, so that
+torch and numpy stay graft's own. Without them these cases are left out, and a line says so.
+
+pytorch-adapt: its MNIST to MNIST-M example. Adam at 0.0001 for each network, a discriminator of two
+hidden layers of 256, weight 1 for every loss, no schedule, networks that were trained on the source
+before; its other examples leave Adam at 0.001, so both rates are here. Batches are graft's own: the same
+images, order and augmentation. CDAN conditions through 1024 random products, the default.
+
+skada: its example on digits. Plain SGD at 0.01 on arrays, without augmentation; weight 1, the default;
+the same start. Its DANN and CDAN are left out: the domain classifier of 0.6.0 ends in a softmax over one
+number, which is always 1, so nothing is passed on to the features.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from graft.adaptation.domains import load_domains
+from graft.backbones.classifier import Classifier
+from graft.images.augmentation import Policy
+from graft.images.table import ImageTable
+from graft.params import DomainAdaptation
+
+Peer = Callable[[ImageTable, Classifier, Policy, DomainAdaptation], None]
+
+HIDDEN = 256  # units of pytorch-adapt's discriminator
+
+
+def peers() -> dict[str, Peer]:
+    """By name; each trains the classifier in place, and its last epoch counts."""
+    found: dict[str, Peer] = {}
+    for method in ("DANN", "CDAN", "MCC"):
+        for rate in (1e-4, 1e-3):
+            found[f"peer pytorch-adapt: {method}, rate {rate:g}"] = _pytorch_adapt(method, rate)
+    for method in ("MCC", "DeepCoral"):
+        found[f"peer skada: {method}"] = _skada(method)
+    return found
+
+
+def absent(name: str) -> bool:
+    """Whether what a case needs is not installed."""
+    package = "pytorch_adapt" if "pytorch-adapt" in name else "skada"
+    return name.startswith("peer ") and importlib.util.find_spec(package) is None
+
+
+def _pytorch_adapt(method: str, rate: float) -> Peer:
+    def run(table: ImageTable, model: Classifier, policy: Policy, params: DomainAdaptation) -> None:
+        torch.manual_seed(params.seed)
+        domains = load_domains(table, model, policy, params)
+        hook, extra = _hook(method, model, rate)
+        model.train()
+        for step in range(params.epochs * domains.steps_per_epoch):
+            source, labels = domains.source(step)
+            target, _ = domains.target(step)
+            hook(
+                {
+                    "G": model.trunk,
+                    "C": model.head,
+                    "src_imgs": source,
+                    "src_labels": labels.argmax(1),
+                    "src_domain": torch.zeros(len(source)),
+                    "target_imgs": target,
+                    "target_domain": torch.ones(len(target)),
+                    **extra,
+                }
+            )
+
+    return run
+
+
+def _hook(method: str, model: Classifier, rate: float) -> tuple[Callable[..., Any], dict[str, nn.Module]]:
+    """The library's step, and the networks it needs beside G and C."""
+    from pytorch_adapt.hooks import CDANHook, ClassifierHook, DANNHook, MCCHook
+    from pytorch_adapt.layers import RandomizedDotProduct
+    from pytorch_adapt.models import Discriminator
+
+    def adam(network: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.Adam(network.parameters(), lr=rate)
+
+    own = [adam(model.trunk), adam(model.head)]
+    if method == "MCC":
+        return ClassifierHook(opts=own, post=[MCCHook()]), {}
+    features, classes = model.config.num_features, len(model.classes)
+    if method == "DANN":
+        discriminator = Discriminator(in_size=features, h=HIDDEN)
+        return DANNHook([*own, adam(discriminator)]), {"D": discriminator}
+    combiner = RandomizedDotProduct([features, classes])
+    discriminator = Discriminator(in_size=combiner.out_dim, h=HIDDEN)
+    hook = CDANHook(g_opts=own, d_opts=[adam(discriminator)])
+    return hook, {"D": discriminator, "feature_combiner": combiner}
+
+
+class _Named(nn.Module):
+    """A classifier as skada wants it: one input, any other ignored, and a layer to name."""
+
+    def __init__(self, model: Classifier) -> None:
+        super().__init__()
+        self.trunk, self.head = model.trunk, model.head
+
+    def forward(self, x: torch.Tensor, sample_weight: object = None) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.trunk(x))
+        return logits
+
+
+def _skada(method: str) -> Peer:
+    def run(table: ImageTable, model: Classifier, policy: Policy, params: DomainAdaptation) -> None:
+        import skada.deep
+
+        torch.manual_seed(params.seed)
+        domains = load_domains(table, model, policy, params)
+        source, target = domains.source.images, domains.target.images
+        preprocessing = model.config.preprocessing
+        pixels = preprocessing.centre(torch.cat([source.pixels, target.pixels]))
+        labels = torch.cat([source.labels, torch.full((len(target),), -1)])
+        sides = torch.tensor([1] * len(source) + [-2] * len(target))  # below 0 is a target
+        net = getattr(skada.deep, method)(
+            _Named(model),
+            layer_name="trunk",
+            batch_size=params.batch_size,
+            max_epochs=params.epochs,
+            train_split=False,
+            lr=1e-2,
+            verbose=0,
+        )
+        net.fit(preprocessing.normalise(pixels).numpy(), labels.numpy(), sides.numpy())
+        model.load_state_dict(net.module_.base_module_.state_dict())
+
+    return run
