@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from graft.adaptation.distance import told_apart
 from graft.backbones.classifier import Classifier
 from graft.images.decoding import load_images
 from graft.images.table import ImageTable
@@ -53,11 +54,4 @@ def separability(features: np.ndarray, target: np.ndarray) -> float | None:
     0.5 is what guessing gives: the domains overlap. Ben-David et al. 2007 measure the distance between
     domains so. None where a domain has fewer than five images.
     """
-    if min(target.sum(), (~target).sum()) < 5:
-        return None
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold, cross_val_score
-
-    model = LogisticRegression(C=0.1, max_iter=200, class_weight="balanced")
-    folds = StratifiedKFold(5, shuffle=True, random_state=0)
-    return float(cross_val_score(model, features, target, cv=folds, scoring="balanced_accuracy").mean())
+    return told_apart(features, target, seed=0)

@@ -96,6 +96,34 @@ def curves_figure(name: str, history: Sequence[Mapping[str, Any]]) -> str | None
     return to_svg(figure, f"training curves of {name}")
 
 
+def adaptation_figure(
+    states: Sequence[Mapping[str, Any]], history: Sequence[Mapping[str, Any]], chosen: int
+) -> str:
+    """Accuracy of both domains at every state, and the terms of adversarial training over the epochs.
+
+    Args:
+        states: Scores, the start first.
+        history: Rows of the training; may be empty, or without domain_loss.
+        chosen: The state that was kept; marked.
+    """
+    accuracies = {"source_accuracy": "source", "target_accuracy": "target"}
+    terms = {"domain_loss": "domain loss", "lambda": "lambda"}
+    panels = [("accuracy", accuracies, states, 0), ("", terms, history, 1)]
+    drawn = [panel for panel in panels if any(_values(panel[2], key) for key in panel[1])]
+    figure, several = new_figure(3.4 * len(drawn), 2.5, len(drawn), across=True)
+    for axes, (label, series, rows, first) in zip(several, drawn, strict=True):
+        for key, colour, marker in zip(series, (BLUE, ORANGE), ("o", "s"), strict=True):
+            if points := _values(rows, key):
+                x, y = zip(*points, strict=True)
+                axes.plot(
+                    [i + first for i in x], y, color=colour, marker=marker, markersize=3, label=series[key]
+                )
+        axes.axvline(chosen, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), label="kept")
+        axes.set(xlabel="epoch of adaptation (0: the start)", ylabel=label)
+        _legend(axes, loc="best")
+    return to_svg(figure, "accuracy of both domains, domain loss and lambda during adaptation")
+
+
 def domains_figure(embeddings: Mapping[str, np.ndarray], target: np.ndarray) -> str:
     """Feature maps side by side.
 

@@ -14,6 +14,7 @@ from PIL import Image
 from graft.backbones.explanations import explain
 from graft.errors import GraftError
 from graft.evaluation import embedding, pictures
+from graft.evaluation.adapting import adaptation
 from graft.evaluation.candidates import BASELINE, CHAMPION
 from graft.evaluation.comparison import Comparison
 from graft.evaluation.findings import Findings
@@ -94,6 +95,7 @@ def contents(findings: Findings) -> dict[str, Any]:
         "reliability": pictures.reliability_figure(findings.scores[winner].reliability),
         "errors": worst_errors(findings),
         "domains": domains(findings),
+        "adaptation": adaptation(findings),
         "curves": _curves(findings),
         "counts": _counts(findings),
         "limits": limits(findings),

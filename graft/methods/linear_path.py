@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from graft.methods.directions import directions
 from graft.methods.probe import FOLDS, LabelledFeatures
 
 MOST = 2048  # principal directions
@@ -52,14 +53,7 @@ class Space:
         inputs = (features - mean) / deviation
         if min(inputs.shape) > MOST:
             return cls(mean, deviation, None), inputs
-        wide = len(inputs) < inputs.shape[1]
-        exact = inputs.astype(np.float64)
-        squares, vectors = np.linalg.eigh(exact @ exact.T if wide else exact.T @ exact)
-        kept = squares > squares[-1] * 1e-10
-        if wide:
-            vectors = exact.T @ (vectors[:, kept] / np.sqrt(squares[kept]))
-        elif not kept.all():
-            vectors = vectors[:, kept]
+        _, vectors = directions(inputs)
         basis = vectors.astype(inputs.dtype)
         return cls(mean, deviation, basis), inputs @ basis
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 from torch import nn
 
-from graft.methods.linear_path import ABSENT, Solution, judged_path
+from graft.methods.linear_path import ABSENT, Solution, Space, judged_path
 from graft.methods.probe import LabelledFeatures, Rows, score
 from graft.params import FeatureExtraction
 
@@ -29,6 +30,13 @@ def logistic(
     best = max(range(len(scores)), key=lambda i: (scores[i]["val_accuracy"], -scores[i]["val_loss"]))
     rows = [{"C": float(strength), **each} for strength, each in zip(strengths, scores, strict=True)]
     return path.space.layer(path.solutions[best]), rows
+
+
+def logistic_at(train: LabelledFeatures, classes: int, strength: float) -> nn.Linear:
+    """Logistic regression of one strength C, which nothing judges. See `logistic`."""
+    space, coordinates = Space.of(train.features)
+    solutions = _solve(replace(train, features=coordinates), classes, np.array([strength]))
+    return space.layer(solutions[0])
 
 
 def _solve(data: LabelledFeatures, classes: int, strengths: np.ndarray) -> list[Solution]:

@@ -85,9 +85,14 @@ def how_chosen(rows: Rows, params: FeatureExtraction, validation_images: int) ->
         return f"{params.neighbours} neighbours, as set"
     if "C" not in rows[0]:
         return "the epoch with the best validation accuracy" if validation_images else "the last epoch"
-    best = max(rows, key=lambda row: (row["val_accuracy"], -row["val_loss"]))
+    best = best_row(rows)
     by = "validation accuracy" if validation_images else f"{FOLDS}-fold cross-validation on training images"
     return f"C = {best['C']:.3g} of {len(rows)} strengths, by {by}"
+
+
+def best_row(rows: Rows) -> dict[str, Any]:
+    """That of the strength which a linear probe chose."""
+    return max(rows, key=lambda row: (row["val_accuracy"], -row["val_loss"]))
 
 
 def score(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:

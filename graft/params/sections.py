@@ -207,15 +207,76 @@ class FineTuning(Section):
     seed: Seed = 0
 
 
-class DomainAdaptation(Section):
-    """Adversarial adaptation (Ganin & Lempitsky 2015), then the labelled target images once more."""
+class Mcc(Section):
+    """Minimum class confusion (Jin et al. 2020)."""
 
-    method: Literal["dann"] = "dann"
+    temperature: Positive = 2.5
+
+
+class Shot(Section):
+    """Source-free adaptation (Liang et al. 2020)."""
+
+    pseudo_labels: NotNegative = 0.3  # weight of their cross-entropy
+
+
+class SelfTraining(Section):
+    """Confident answers in a weak view become labels of a strong view."""
+
+    threshold: Fraction = 0.9  # share of the mean confidence on labelled source images (AdaMatch)
+
+
+class Subspace(Section):
+    """Subspace alignment (Fernando et al. 2013)."""
+
+    dimensions: Auto[Count] = None  # auto: what explains 99 % of either domain's variance
+
+
+class Pace(Section):
+    """Several backbones, aligned covariances, pseudo-labels, one linear classifier."""
+
+    networks: tuple[Network, ...] = ()  # beside the fine-tuned trunk
+    rounds: Count = 5  # of pseudo-labels, each with more of the target's images
+
+
+class DomainAdaptation(Section):
+    """Unlabelled target images make the classifier fit the target; then its labelled ones once more."""
+
+    method: Literal[
+        "dann",
+        "cdan",
+        "cdan_e",
+        "dan",
+        "deep_coral",
+        "mcc",
+        "shot",
+        "self_training",
+        "adabn",
+        "subspace",
+        "coral",
+        "pace",
+    ] = "dann"
     epochs: Count = 20
     batch_size: Count = 64  # of each domain
     learning_rate: Positive = 1e-3
     weight_decay: NotNegative = 0.0
-    max_lambda: Positive = 1.0
+    max_lambda: Auto[Positive] = None  # weight of the method's term at the end; auto: its own
+    # What chooses the epoch. auto: labelled validation images of the target where there are enough,
+    # otherwise all label-free validators together.
+    choice: Literal[
+        "auto",
+        "last",
+        "target_accuracy",
+        "source_accuracy",
+        "entropy",
+        "information",
+        "density",
+        "deep_embedded",
+    ] = "auto"
+    mcc: Mcc = Mcc()
+    shot: Shot = Shot()
+    self_training: SelfTraining = SelfTraining()
+    subspace: Subspace = Subspace()
+    pace: Pace = Pace()
     target_epochs: Annotated[int, Field(ge=0)] = 5
     seed: Seed = 0
 

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from graft.adaptation.dann import dann
-from graft.adaptation.target import tune_on_target
+from graft.adaptation import adapt
 from graft.backbones.classifier import load_classifier, write_skipped
+from graft.files import write_json
 from graft.images.augmentation import policy, read_policy
 from graft.images.table import read_table
 from graft.params import DomainAdaptation, parse
+from graft.progress import say
 from graft.steps.fine_tuning import save_trained
 from graft.training.device import best_device
 
@@ -33,6 +34,10 @@ def run(
         return
     model = load_classifier(fine_tuned).to(best_device())
     drawn = policy(read_policy(views), model.config.preprocessing)
-    model, history = dann(table, model, drawn, params, work=work)
-    model, more = tune_on_target(table, model, drawn, params, work=work)
-    save_trained(model, history + more, adapted, method=params.method, chosen="the last epoch of each phase")
+    made = adapt(table, model, drawn, params, work=work)
+    account = made.account
+    chosen = f"state {account['chosen']} of {len(account['states']) - 1}: {account['reason']}"
+    for note in account["notes"]:
+        say(f"domain_adaptation: {note}")
+    save_trained(made.model, made.history, adapted, method=params.method, chosen=chosen)
+    write_json(adapted / "adaptation.json", account)

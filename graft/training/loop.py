@@ -25,6 +25,7 @@ from graft.training.schedules import cosine
 Loss = Callable[[int], tuple[Tensor, dict[str, float]]]
 Validate = Callable[[], dict[str, float]]
 History = list[dict[str, Any]]
+Inspect = Callable[[dict[str, Any]], str | None]
 
 # Called with each epoch's row once its checkpoint is saved. It may raise, as a tuner does that gives up.
 on_epoch: ContextVar[Callable[[dict[str, Any]], None] | None] = ContextVar("on_epoch", default=None)
@@ -74,7 +75,13 @@ class _Progress:
 
 
 def fit(
-    model: nn.Module, loss: Loss, phase: Phase, *, work: Path, validate: Validate | None = None
+    model: nn.Module,
+    loss: Loss,
+    phase: Phase,
+    *,
+    work: Path,
+    validate: Validate | None = None,
+    inspect: Inspect | None = None,
 ) -> History:
     """Minimise `loss` over the trainable parameters of `model`, in place.
 
@@ -90,11 +97,14 @@ def fit(
         work: Folder for checkpoints.
         validate: Gives numbers for the history; `val_accuracy`, then low `val_loss`, chooses the best.
             Without it the last weights are kept and nothing stops early.
+        inspect: Called with each epoch's row, while the model has the weights that were validated; it
+            may add numbers to the row. A reason that it returns ends the phase like a loss that is not
+            finite does.
 
     Returns:
         One row an epoch: phase, epoch, seconds, learning_rate (before `rates`), the mean of each logged
         number, and what `validate` gave. A loss that is not finite ends the phase at the last good
-        state and leaves a row with `diverged`.
+        state and leaves a row with `diverged`, the reason.
 
     Raises:
         ValueError: `phase.rates` gives a factor that is not positive, or `phase.ema` is not in [0, 1).
@@ -106,7 +116,7 @@ def fit(
     progress, kept = _resume(path, run)
     with distributed.common_statistics(model):
         while not progress.finished and progress.epoch < phase.epochs:
-            row, kept = _one_epoch(run, loss, phase, progress, kept, validate)
+            row, kept = _one_epoch(run, loss, phase, progress, kept, validate, inspect)
             if distributed.rank() == 0:
                 _save(path, run, progress, kept)
                 _report(phase, row)
@@ -124,20 +134,24 @@ def _one_epoch(
     progress: _Progress,
     kept: dict[str, Tensor],
     validate: Validate | None,
+    inspect: Inspect | None,
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Train, validate, and enter both in `progress`; gives the row and the weights to keep."""
     start = time.monotonic()
     row = _train(run, loss, phase, progress.epoch)
-    if "diverged" in row:
-        run.model.load_state_dict(kept)
-        progress.finished = True
-    else:
+    if "diverged" not in row:
         distributed.average_buffers(run.model)
         with run.average.applied():
             row |= distributed.average(validate()) if validate else {}
-            better = _better(row, progress) if validate else True
-            if better or phase.keep == "last":
-                kept = weights_of(run.model)
+            if reason := inspect(row) if inspect else None:
+                row["diverged"] = reason
+            else:
+                better = _better(row, progress) if validate else True
+                if better or phase.keep == "last":
+                    kept = weights_of(run.model)
+    if "diverged" in row:
+        run.model.load_state_dict(kept)
+        progress.finished = True
     row["seconds"] = round(time.monotonic() - start, 3)
     progress.history.append(row)
     progress.epoch += 1

@@ -1,29 +1,19 @@
 import dataclasses
-from pathlib import Path
+import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
 
-from graft.adaptation.dann import Adversary, GradientReversal, dann, dann_loss
-from graft.adaptation.target import tune_on_target
-from graft.backbones.classifier import Classifier
-from graft.backbones.trunk import build
-from graft.errors import GraftError
-from graft.images.augmentation import policy
+from graft.adaptation.adversary import GradientReversal, domain_loss
+from graft.adaptation.cdan import MOST, MultilinearMap, cdan, cdan_e
+from graft.adaptation.dann import dann
 from graft.images.table import ImageTable
-from graft.params import Augmentation, DomainAdaptation
 from graft.training.schedules import reversal
-from graft.training.supervised import domain_batches, labelled_index
+from tests.adaptation.conftest import PARAMS
 
-PARAMS = DomainAdaptation(epochs=2, batch_size=8, target_epochs=1)
-
-
-def classifier(table: ImageTable) -> Classifier:
-    trunk, config = build("digits_cnn", seed=0)
-    torch.manual_seed(0)
-    head = nn.Linear(config.num_features, len(table.classes))
-    return Classifier(trunk, head, config=config, classes=table.classes)
+Student = Callable[..., tuple]
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.3, 1.0])
@@ -36,80 +26,89 @@ def test_gradient_reversal_is_the_written_out_gradient(strength: float) -> None:
     assert torch.equal(x.grad, -strength * x.detach())
 
 
-def loss_of(table: ImageTable, model: Classifier, adversary: Adversary):
-    preprocessing = model.config.preprocessing
-    streams = [
-        domain_batches(table, index, preprocessing, None, batch_size=8, seed=seed)[0]
-        for seed, index in enumerate(
-            [
-                labelled_index(table, "train", "source"),
-                table.select(split=["train", "unlabeled"], domain="target"),
-                labelled_index(table, "train", "target"),
-            ]
-        )
-    ]
-    return dann_loss(adversary, *streams, steps=10, max_lambda=1.0)
+def test_a_domain_classifier_that_guesses_loses_log_2_whatever_the_sizes_and_weights() -> None:
+    blind = nn.Linear(3, 1)
+    nn.init.zeros_(blind.weight)
+    nn.init.zeros_(blind.bias)
+    source, target = torch.randn(5, 3), torch.randn(11, 3)
+    loss, _ = domain_loss(blind, source, target, 1.0)
+    weighted, _ = domain_loss(blind, source, target, 1.0, weights=torch.rand(16) + 0.1)
+    assert loss.item() == pytest.approx(math.log(2), abs=1e-6)
+    assert weighted.item() == pytest.approx(math.log(2), abs=1e-6)
 
 
-def test_the_features_climb_what_the_domain_classifier_descends(table: ImageTable) -> None:
-    """With dL/df = g from the domain term alone, the trunk receives -lambda g."""
-    model = classifier(table).eval()
-    adversary = Adversary(model).eval()
-    weight = model.trunk.network.block1[0].weight
+def test_weights_count_within_their_domain() -> None:
+    """Source images with logits 0 and 4, the second counting three times: (log 2 + 3 log(1 + e^-4)) / 4."""
+    read = nn.Linear(1, 1)
+    with torch.no_grad():
+        read.weight.fill_(1.0)
+        read.bias.zero_()
+    loss, logs = domain_loss(
+        read,
+        torch.tensor([[0.0], [4.0]]),
+        torch.tensor([[-4.0]]),
+        1.0,
+        weights=torch.tensor([1.0, 3.0, 9.0]),
+    )
+    sure = math.log1p(math.exp(-4))
+    assert loss.item() == pytest.approx(((math.log(2) + 3 * sure) / 4 + sure) / 2, abs=1e-6)
+    assert logs["domain_accuracy"] == pytest.approx(2 / 3)  # a logit of 0 does not say "source"
 
-    def gradients(step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        adversary.zero_grad()
-        _, logs = loss_of(table, model, adversary)(step)
-        value, _ = loss_of(table, model, adversary)(step)
-        value.backward()
-        assert logs["lambda"] == reversal(step / 10)
-        return weight.grad.clone(), adversary.domain[0].weight.grad.clone()
 
+@pytest.mark.parametrize("method", [dann, cdan, cdan_e])
+def test_the_features_climb_what_the_domain_classifier_descends(
+    student: Student, method: Callable[..., tuple]
+) -> None:
+    """lambda is 0 at the start: then the domain classifier learns and the trunk does not hear of it."""
+    model, domains = student()
+    adversary, loss = method(model, domains, PARAMS)
+    adversary.eval()
     with torch.no_grad():
         for parameter in model.head.parameters():
             parameter.zero_()  # the label term then has no gradient in the features
-    still, domain_still = gradients(step=0)
-    assert torch.count_nonzero(still) == 0  # lambda is 0 at the start
+
+    def gradients(step: int) -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:
+        adversary.zero_grad()
+        value, logs = loss(step)
+        value.backward()
+        trunk = next(model.trunk.parameters()).grad
+        return trunk.clone(), adversary.domain[0].weight.grad.clone(), logs
+
+    still, domain_still, _ = gradients(step=0)
+    assert torch.count_nonzero(still) == 0
     assert torch.count_nonzero(domain_still) > 0
-    assert torch.count_nonzero(gradients(step=9)[0]) > 0
+    moved, _, logs = gradients(step=3)
+    assert torch.count_nonzero(moved) > 0
+    assert logs["lambda"] == reversal(domains.progress(3))
 
 
-def test_labels_of_unlabelled_images_are_not_looked_at(table: ImageTable) -> None:
+def test_labels_of_target_images_are_not_looked_at_by_the_domain_term(
+    table: ImageTable, student: Student
+) -> None:
     rows = table.rows.copy()
     rows.loc[rows["split"] == "unlabeled", "label"] = 2
-    model = classifier(table).eval()
-    adversary = Adversary(model).eval()
-    value, _ = loss_of(table, model, adversary)(3)
-    other, _ = loss_of(dataclasses.replace(table, rows=rows), model, adversary)(3)
-    assert torch.equal(value, other)
+    values = []
+    for images in (table, dataclasses.replace(table, rows=rows)):
+        torch.manual_seed(0)
+        adversary, loss = dann(*student(images), PARAMS)
+        adversary.eval()
+        values.append(loss(3)[0])
+    assert torch.equal(*values)
 
 
-def test_dann_trains_and_reports_its_domain_terms(table: ImageTable, tmp_path: Path) -> None:
-    model = classifier(table)
-    drawn = policy(Augmentation(mixup=0.4), model.config.preprocessing)
-    adapted, history = dann(table, model, drawn, PARAMS, work=tmp_path)
-    adapted, more = tune_on_target(table, adapted, drawn, PARAMS, work=tmp_path)
-    assert adapted is model
-    assert [row["phase"] for row in history + more] == ["adapt", "adapt", "target"]
-    assert {"domain_loss", "domain_accuracy", "lambda", "label_loss", "val_accuracy"} <= set(history[0])
-    assert not any(name.startswith("domain") for name in model.state_dict())
+def test_the_multilinear_map_is_the_outer_product() -> None:
+    joined = MultilinearMap(2, 3)
+    product = joined(torch.tensor([[2.0, 5.0]]), torch.tensor([[0.1, 0.2, 0.7]]))
+    assert torch.allclose(product, torch.tensor([[0.2, 0.4, 1.4, 0.5, 1.0, 3.5]]))
 
 
-def test_adaptation_without_target_labels_still_adapts(table: ImageTable, tmp_path: Path) -> None:
-    rows = table.rows.copy()
-    rows.loc[(rows["domain"] == "target") & (rows["split"] != "test"), "label"] = -1
-    blind = dataclasses.replace(table, rows=rows)
-    model = classifier(table)
-    drawn = policy(Augmentation(), model.config.preprocessing)
-    _, history = dann(blind, model, drawn, PARAMS, work=tmp_path)
-    assert len(history) == 2
-    assert tune_on_target(blind, model, drawn, PARAMS, work=tmp_path)[1] == []
-
-
-def test_without_source_images_the_fix_is_named(table: ImageTable, tmp_path: Path) -> None:
-    rows = table.rows.copy()
-    rows.loc[rows["domain"] == "source", "label"] = -1
-    model = classifier(table)
-    drawn = policy(Augmentation(), model.config.preprocessing)
-    with pytest.raises(GraftError, match=r"needs labelled source images.*\n.*data/source/train"):
-        dann(dataclasses.replace(table, rows=rows), model, drawn, PARAMS, work=tmp_path)
+def test_a_large_product_is_drawn_so_that_inner_products_stay() -> None:
+    """E[T(f, g) . T(f', g')] = (f . f')(g . g'), Long et al. 2018, theorem 1."""
+    torch.manual_seed(0)
+    features, answers = torch.randn(2, MOST // 8), torch.rand(2, 16).softmax(1)
+    joined = MultilinearMap(MOST // 8, 16)
+    assert joined.random
+    drawn = joined(features, answers)
+    wanted = (features @ features.T) * (answers @ answers.T)
+    assert drawn @ drawn.T == pytest.approx(wanted, rel=0.35, abs=0.35 * wanted.max().item())
+    assert joined.state_dict()  # stored with a checkpoint: a resumed run goes on with the same draw

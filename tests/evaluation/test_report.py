@@ -32,6 +32,27 @@ EPOCHS = [
     for phase in ("head", "all")
     for epoch in (1, 2, 3)
 ]
+ACCOUNT = {
+    "method": "dann",
+    "states": [
+        {"state": n, "source_accuracy": 0.9, "information": i} for n, i in enumerate((1.0, 1.5, 1.8, 1.9))
+    ],
+    "chosen": 2,
+    "by": "vote",
+    "reason": "best mean rank over two",
+    "each": {"source_accuracy": 3, "information": 3},
+    "disagreement": {"source_accuracy": 0.25, "information": 0.25},
+    "distance": {"before": 1.9, "after": None},
+    "label_shift": {
+        "source": [0.5, 0.5, 0.0],
+        "shares": [0.9, 0.1, 0.0],
+        "low": [0.8, 0.0, 0.0],
+        "high": [1.0, 0.2, 0.0],
+        "distance": 0.4,
+    },
+    "classes": ["<i>left</i>", "middle", "right"],
+    "notes": ["Validators disagree."],
+}
 STRENGTHS = [{"C": c, "val_accuracy": a, "val_loss": 1.0} for c, a in ((0.01, 0.5), (0.1, 0.6), (1.0, 0.4))]
 VOID = {"meta", "img", "br", "link", "input", "hr", "source"}
 
@@ -77,6 +98,7 @@ def report(
         save_classifier(model, room / name, method=f"method of {name}", extra=said)
         told = ("path.json", STRENGTHS) if name == "probe" else ("history.json", EPOCHS)
         write_json(room / name / told[0], told[1])
+    write_json(room / "adapted" / "adaptation.json", ACCOUNT)
     write_skipped(room / "pace", "needs <two> backbones")
     names = ("probe", "fine_tuned", "adapted", "scratch", "pace")
     out = {key: room / "out" / key for key in ("scores", "predictions", "decision", "winner", "report")}
@@ -119,10 +141,17 @@ def test_the_report_holds_what_was_promised(report: str) -> None:
         "pace left out needs <two> backbones",
         "md5 of the data folder: 0123456789abcdef0123456789abcdef",
         "What these numbers cannot say",
+        "Method dann. Kept: state 2 of 3, best mean rank over two.",
+        "information: sure answers, all classes 1.000 1.900 3 1.800 25 %",
+        "before: 1.90 after: too few images",
+        "Total variation from the source's shares: 40 %",
+        "Validators disagree.",
         "target test 90 images",
     ):
         assert said in text
-    assert len(re.findall(r"<svg", report)) == 1 + 1 + 1 + 4  # confusion, reliability, domains, curves
+    assert (
+        len(re.findall(r"<svg", report)) == 1 + 1 + 1 + 1 + 4
+    )  # confusion, reliability, domains, adaptation, curves
     assert 1 <= len(re.findall(r'<img class="small"', report)) <= 5
 
 

@@ -18,8 +18,9 @@ from graft.files import read_json
 from graft.images.augmentation import policy
 from graft.images.preprocessing import Preprocessing
 from graft.images.table import ImageTable
-from graft.methods.combine import combine, recolour
+from graft.methods.combine import combine
 from graft.methods.hybrid import hybrid
+from graft.methods.recolouring import recolour
 from graft.params import Augmentation, Combine, FineTuning, Hybrid, Network
 from graft.steps import feature_extraction
 
