@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from graft.images.decoding import DEEP
+from graft.images.importing.layout import UNLABELED
 from graft.images.scanning import spelling
 from graft.images.table import SPLITS
 from graft.params import Data
@@ -82,6 +83,12 @@ def _counts(facts: pd.DataFrame) -> dict[str, pd.Series]:
     split = facts["split"].where(facts["label"].notna())
     kept = (facts["leak"] != 1) & (facts["duplicate"] != 1)
     tested = facts["domain"] != "source"
+    # A target may learn from its unlabelled images alone; its labels are for testing then.
+    learns, hidden = (
+        which.groupby(facts["domain"]).transform("any")
+        for which in (split == "train", facts["split"] == UNLABELED)
+    )
+    free = (facts["domain"] == "target") & ~learns & hidden
 
     def count(rows: pd.Series, *columns: str) -> pd.Series:
         keys = [facts[column] for column in columns]
@@ -93,8 +100,8 @@ def _counts(facts: pd.DataFrame) -> dict[str, pd.Series]:
         "imbalance": class_images.groupby(facts["domain"]).transform("max") / class_images.clip(lower=1),
         "class_train": count((split == "train") & kept, "label"),
         "class_test": count((split == "test") & tested, "label"),
-        "domain_train": count((split == "train") & kept, "domain"),
-        "domain_val": count((split == "val") & kept, "domain"),
+        "domain_train": count((split == "train") & kept, "domain").where(~free),
+        "domain_val": count((split == "val") & kept, "domain").where(~free),
         "domain_test": count(split == "test", "domain").where(tested),
     }
 

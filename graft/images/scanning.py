@@ -120,7 +120,9 @@ def _in_domain(folder: Path, prefix: str, domain: str) -> Iterator[tuple[str, Pl
     places = _folders(folder / prefix)
     splits = [name for name in places if _split_of(name) not in ("", UNLABELED)]
     classes = [name for name in places if not _split_of(name)]
-    _refuse_layout(folder / prefix, splits, classes)
+    unlabeled = any(_split_of(name) == UNLABELED for name in (*places, *_folders(folder)))
+    # Of a target nothing need be labelled but what tells how good the model is there.
+    _refuse_layout(folder / prefix, splits, classes, train=domain != "target" or not unlabeled)
     for name in places:
         if _split_of(name) == UNLABELED:
             yield f"{prefix}{name}", _unlabeled(domain)
@@ -131,13 +133,13 @@ def _in_domain(folder: Path, prefix: str, domain: str) -> Iterator[tuple[str, Pl
             yield f"{prefix}{split}/{name}", (domain, _split_of(split), name)
 
 
-def _refuse_layout(place: Path, splits: list[str], classes: list[str]) -> None:
+def _refuse_layout(place: Path, splits: list[str], classes: list[str], *, train: bool) -> None:
     if not splits and not classes:
         raise GraftError(f"{place} holds no class folders", FIX_LAYOUT)
     if splits and classes:
         fix = "move these folders into the splits, or away; rename a class that is called like a split"
         raise GraftError(f"{place} holds {_listed(classes)} beside the splits {_listed(splits)}", fix)
-    if splits and "train" not in map(_split_of, splits):
+    if train and splits and "train" not in map(_split_of, splits):
         raise GraftError(f"{place} holds {_listed(splits)} but no train folder", f"add train/; {FIX_LAYOUT}")
 
 

@@ -63,9 +63,11 @@ def _assign_domain(rows: pd.DataFrame, domain: str, params: Data, notes: list[st
         splits[splits == "val"] = "test"
         notes.append(f"{where}there is no test folder, so val is the held-out test set")
     given = set(splits) - {"", "train"}
-    missing = [name for name in ("test", "val") if name not in given and (tested or name == "val")]
-    shares = _shares(missing, params)
     open_rows = rows[splits.isin(["", "train"])]
+    missing = [name for name in ("test", "val") if name not in given and (tested or name == "val")]
+    if open_rows.empty:  # a target whose labels are for testing alone
+        missing = []
+    shares = _shares(missing, params)
     keys = {key: drawn(key, **shares) for key in open_rows["group"].unique()}
     splits[open_rows.index] = open_rows["group"].map(keys)
     if missing:

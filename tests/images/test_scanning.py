@@ -53,6 +53,12 @@ def test_two_domains(data_folder: Make, unlabeled: str) -> None:
     assert scan(folder).domains == ("source", "target")
 
 
+@pytest.mark.parametrize("unlabeled", ["unlabeled", "target/unlabeled"])
+def test_a_target_may_have_labels_for_testing_alone(data_folder: Make, unlabeled: str) -> None:
+    counts = {"source/ant": 2, "source/bee": 2, "target/test/ant": 2, "target/test/bee": 2, unlabeled: 3}
+    assert ("target", "train", "ant") not in places(data_folder(counts))
+
+
 def test_what_is_hidden_or_beside_the_classes_is_ignored(data_folder: Make) -> None:
     folder = data_folder({"ant": 2, "bee": 2, "__MACOSX/ant": 1, ".cache/x": 1})
     for name in (".DS_Store", "ant/._0000.png", "README.md", "ant/Thumbs.db"):
@@ -101,6 +107,11 @@ def test_stray_files_are_kept_for_judgement(data_folder: Make) -> None:
             {"source/ant": 3, "source/bee": 3, "target/ant": 3, "target/bee": 1},
             "'bee' in target/ has 1",
             "add",
+        ),
+        (
+            {"source/ant": 3, "source/bee": 3, "target/test/ant": 3, "target/test/bee": 3},
+            "target holds test but no train folder",
+            "add train/",
         ),
     ],
 )

@@ -66,6 +66,13 @@ def test_folders_are_believed() -> None:
     assert notes == []
 
 
+def test_a_target_with_labels_for_testing_alone_keeps_them_there() -> None:
+    source, target = frame(list(range(100)), domain="source"), frame([101, 102, 103], "test", "target")
+    splits, notes = assign(together(source, target), Data())
+    assert set(splits[target.index]) == {"test"}
+    assert not any(note.startswith("target") for note in notes)
+
+
 def test_val_is_the_held_out_set_where_there_is_no_test() -> None:
     numbers = list(range(100))
     splits, notes = assign(together(frame(numbers, "train"), frame([200, 201, 203], "val")), Data())
