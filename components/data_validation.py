@@ -11,7 +11,8 @@ def data_validation(data: dict, folder: str, images: Output[Dataset], docs: Outp
 
     Args:
         data: The section `data` of params.yaml.
-        folder: The data folder.
+        folder: The data folder: a path; s3://bucket/prefix, objects laid out as one; or a version in a
+            DVC remote, dvc+s3://bucket/prefix?md5=<32 hexadecimal digits>.dir with the md5 in data.dvc.
         images: The image table, as Parquet.
         docs: Great Expectations data docs, a sheet of samples and the list of broken files.
     """

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -89,13 +89,22 @@ def folder_md5(folder: str | Path) -> str:
     The same number stands in a .dvc file as `<md5>.dir`, so a model can be traced to a data version.
     """
     folder = Path(folder)
-    entries = [
-        {"md5": _digest_file(file, "md5"), "relpath": file.relative_to(folder).as_posix()}
-        for file in sorted(folder.rglob("*"))
-        if file.is_file()
-    ]
-    entries.sort(key=lambda entry: entry["relpath"])
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return listing_md5({file.relative_to(folder).as_posix(): _digest_file(file, "md5") for file in files})
+
+
+def listing_md5(files: Mapping[str, str]) -> str:
+    """`folder_md5` of a folder that holds these files: each one's md5 by its path, with "/"."""
+    entries = [{"md5": md5, "relpath": path} for path, md5 in sorted(files.items())]
     return hashlib.md5(json.dumps(entries).encode(), usedforsecurity=False).hexdigest()
+
+
+def link_file(source: str | Path, destination: str | Path) -> None:
+    """A copy that shares the bytes where the file system can; neither may then be written in place."""
+    try:
+        os.link(source, destination)
+    except OSError:
+        shutil.copy2(source, destination)
 
 
 def _digest_file(path: Path, algorithm: str) -> str:

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 
 from graft.errors import GraftError
 from graft.files import sha256_file
+from graft.storage.objects import fetch_object
 
-_SECONDS = 10  # to connect, before a server counts as unreachable
 _OFFLINE = "without a network, give backbone.weights a file (.pth, .pt, .safetensors) or an s3:// address"
 
 
@@ -142,23 +142,10 @@ def _download(url: str, path: Path, prefix: str | None) -> None:
 
 
 def _fetch_s3(origin: str, path: Path) -> None:
-    import boto3
-    from boto3.exceptions import Boto3Error
-    from botocore.config import Config
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    bucket, _, key = origin.removeprefix("s3://").partition("/")
-    if not bucket or not key:
-        raise GraftError(f"backbone.weights: {origin!r} is not an object's address", "write s3://bucket/key")
-    config = Config(connect_timeout=_SECONDS, retries={"total_max_attempts": 2})
     try:
-        boto3.client("s3", config=config).download_file(bucket, key, str(path))
-    except (BotoCoreError, ClientError, Boto3Error) as error:
-        raise GraftError(
-            f"backbone.weights: {origin} cannot be fetched: {_first_line(error)}",
-            "check bucket and key, the credentials (AWS_ACCESS_KEY_ID ...) and, for a server other than "
-            "Amazon's, AWS_ENDPOINT_URL",
-        ) from error
+        fetch_object(origin, path)
+    except GraftError as error:
+        raise GraftError(f"backbone.weights: {error.problem}", error.fix) from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -23,7 +23,15 @@ from graft.params import Data
 LISTED = 1000  # files of one kind in validation.json
 
 
-def validate(folder: Path, params: Data, images: Path, docs: Path) -> dict[str, Any]:
+def validate(
+    folder: Path,
+    params: Data,
+    images: Path,
+    docs: Path,
+    *,
+    name: str | None = None,
+    data_md5: str | None = None,
+) -> dict[str, Any]:
     """Check a data folder, and make its image table.
 
     Args:
@@ -32,6 +40,8 @@ def validate(folder: Path, params: Data, images: Path, docs: Path) -> dict[str, 
         images: Where the image table goes; written only if every critical rule holds.
         docs: Where the evidence goes, in either case: index.html, sheet.png, validation.json,
             broken.csv and great_expectations/.
+        name: What people know the folder by, such as the address it came from; None means its path.
+        data_md5: `folder_md5` of the folder, where that is known; else every file is read for it.
 
     Returns:
         A summary: folder, data_md5, files, rows, classes, domains, counts {domain: {split: n}}, broken,
@@ -44,7 +54,11 @@ def validate(folder: Path, params: Data, images: Path, docs: Path) -> dict[str, 
     found = scan(folder)
     files, grey, small = inspect(folder, found.files, params)
     taken, notes = _taken(files, grey, small, params)
-    summary = _summary(folder, found, files, taken) | {"notes": notes}
+    summary = _summary(found, files, taken) | {
+        "folder": name or str(folder),
+        "data_md5": data_md5 or folder_md5(folder),
+        "notes": notes,
+    }
     with whole_folder(docs) as temporary:
         facts = describe(files, taken)
         suite = rules(params, facts, found.classes)
@@ -67,11 +81,9 @@ def _taken(files: pd.DataFrame, grey: Pixels, small: Pixels, params: Data) -> tu
     return taken.join(flags(taken, pairs)), notes
 
 
-def _summary(folder: Path, found: Scan, files: pd.DataFrame, taken: pd.DataFrame) -> dict[str, Any]:
+def _summary(found: Scan, files: pd.DataFrame, taken: pd.DataFrame) -> dict[str, Any]:
     by_split = taken.groupby(["domain", "split"]).size()
     return {
-        "folder": str(folder),
-        "data_md5": folder_md5(folder),
         "files": len(files),
         "rows": len(taken),
         "classes": list(found.classes),

@@ -1,7 +1,9 @@
 """Running a step: reuse what it made before from the same inputs, else make it, and leave a record.
 
 A step's key is the SHA-256 of everything its outputs depend on: graft's own code, its section of
-params.yaml, and the content of its inputs. Outputs are kept under the key, linked rather than copied.
+params.yaml, the content of its inputs, and the image it runs in (GRAFT_IMAGE, where there is one).
+Outputs are kept under the key, linked rather than copied. The record holds the parts of the key, so that
+one run can be compared with another.
 """
 
 from __future__ import annotations
@@ -15,13 +17,16 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import graft
 from graft.errors import GraftError
-from graft.files import remove, sha256_file, whole_folder, write_json
+from graft.files import link_file, remove, sha256_file, whole_folder, write_json
 from graft.progress import say
+from graft.steps.pinning import loose_names, names_content
+from graft.storage.addresses import is_address
 
 KEPT_PER_STEP = 8
 
@@ -47,7 +52,7 @@ def run_step(
             The function gets paths as `Path`, and may take `work`, a folder that survives a kill until
             the step has succeeded.
         settings: Parameters that are not artifacts.
-        inputs: Paths of existing artifacts, by argument.
+        inputs: Paths of existing artifacts, by argument; an address of data (`graft.storage`) stays text.
         outputs: Paths to write, by argument.
         reusable: False where the outcome depends on more than the arguments, such as a registry.
 
@@ -56,10 +61,13 @@ def run_step(
     """
     start = time.monotonic()
     with _recorded(name, start) as record:
-        key = _key(name, settings, inputs)
+        _refuse_stale(name, settings, inputs, reusable)
+        digests = {argument: input_digest(path) for argument, path in inputs.items()}
+        parts = key_parts(name, settings, digests)
+        key = reuse_key(parts)
         home = _home()
-        kept = home / "cache" / name / key
-        record |= {"key": key, "reused": reusable and kept.is_dir()}
+        kept = kept_at(home, name, key)
+        record |= {"key": key, "parts": parts, "reusable": reusable, "reused": reusable and kept.is_dir()}
         if record["reused"]:
             for argument, path in outputs.items():
                 _link(kept / argument, Path(path))
@@ -70,10 +78,11 @@ def run_step(
         work.mkdir(parents=True, exist_ok=True)
         function = find()
         extra = {"work": work} if "work" in inspect.signature(function).parameters else {}
-        paths = {argument: Path(path) for argument, path in {**inputs, **outputs}.items()}
+        given = {argument: path if is_address(path) else Path(path) for argument, path in inputs.items()}
+        paths = {argument: Path(path) for argument, path in outputs.items()}
         for path in outputs.values():
             remove(Path(path))  # what an earlier run left shares its bytes with what is kept for reuse
-        function(**settings, **paths, **extra)
+        function(**settings, **given, **paths, **extra)
         if reusable and "GRAFT_HOME" in os.environ:
             _keep(kept, outputs)
         shutil.rmtree(work, ignore_errors=True)
@@ -85,14 +94,62 @@ def _home() -> Path:
     return Path(home).absolute() if home else Path(tempfile.mkdtemp(prefix="graft-"))
 
 
-def _key(name: str, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
-    parts = {
+def key_parts(name: str, settings: Mapping[str, Any], digests: Mapping[str, str]) -> dict[str, Any]:
+    """Everything a step's outputs depend on; `digests` stand for the content of its inputs."""
+    return {
         "step": name,
         "code": _code_digest(),
-        "settings": settings,
-        "inputs": {argument: content_digest(Path(path)) for argument, path in inputs.items()},
+        "image": os.environ.get("GRAFT_IMAGE"),
+        "settings": _plain(settings),
+        "inputs": dict(digests),
     }
+
+
+def reuse_key(parts: Mapping[str, Any]) -> str:
+    """The key under which a step's outputs are kept: 32 hexadecimal digits."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def kept_at(home: Path, name: str, key: str) -> Path:
+    """The folder in which a step's outputs are kept, each below its argument's name."""
+    return home / "cache" / name / key
+
+
+def input_digest(path: str) -> str:
+    """What stands for an input's content in the key; of an address no more is read than its listing."""
+    if not is_address(path):
+        return content_digest(Path(path))
+    from graft.storage.folders import address_digest
+
+    return address_digest(path)
+
+
+def _plain(value: Any) -> Any:
+    """Whole numbers as int: Kubeflow turns each into a float on the way to a step, DVC does not."""
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _refuse_stale(name: str, settings: Mapping[str, Any], inputs: Mapping[str, str], reusable: bool) -> None:
+    """Fail where Kubeflow would keep this call's outputs although another call like it may differ.
+
+    Kubeflow's cache compares arguments, not what they name. Whether it is on is decided when the
+    pipeline is compiled, from the arguments it had then; a run may have been given others.
+    """
+    if "GRAFT_KFP_CACHE" not in os.environ:
+        return
+    folders = [path for path in (inputs.get("folder"),) if path and not names_content(path)]
+    loose = [*folders, *loose_names(settings)]
+    if loose or not reusable:
+        raise GraftError(
+            f"{name} runs with Kubeflow's cache on, but {', '.join(loose) or 'the registry'} may be another "
+            "tomorrow",
+            "compile the pipeline with the arguments it runs with, or name versions (md5= of data, sha256 of "
+            "weights)",
+        )
 
 
 def content_digest(path: Path) -> str:
@@ -106,6 +163,7 @@ def content_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
+@cache
 def _code_digest() -> str:
     digest = hashlib.sha256()
     root = Path(graft.__file__).parent
@@ -131,16 +189,9 @@ def _link(source: Path, destination: Path) -> None:
     remove(destination)
     destination.parent.mkdir(parents=True, exist_ok=True)
     if source.is_dir():
-        shutil.copytree(source, destination, copy_function=_link_file)
+        shutil.copytree(source, destination, copy_function=link_file)
     else:
-        _link_file(str(source), str(destination))
-
-
-def _link_file(source: str, destination: str) -> None:
-    try:
-        os.link(source, destination)
-    except OSError:
-        shutil.copy2(source, destination)
+        link_file(source, destination)
 
 
 @contextmanager
