@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+ASKS_THE_REGISTRY = ("evaluation", "model_registration")  # so nothing answers for them but they themselves
+
 
 @dataclass(frozen=True)
 class Step:
@@ -57,7 +59,7 @@ def unaffected(steps: Sequence[Step], sections: Collection[str]) -> list[Step]:
     return same
 
 
-def run_here(step: Step, params: Path, folder: Path, artifacts: Path) -> None:
+def run_here(step: Step, params: Path, folder: str | Path, artifacts: Path) -> None:
     """Run a step in this process; its artifacts are entries of `artifacts`, by name.
 
     Raises:

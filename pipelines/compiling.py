@@ -12,27 +12,40 @@ from graft.files import whole_file
 from graft.params import Params
 
 
-def compile_pipeline(output: Path, params: Params) -> dict[str, Any]:
-    """Compile the DAG with `params` as defaults of its parameters.
+def compile_pipeline(
+    output: Path, params: Params, *, image: str | None = None, folder: str | None = None
+) -> dict[str, Any]:
+    """Compile the DAG with `params` as defaults of its parameters; the same again gives the same bytes.
+
+    Args:
+        output: The file to write.
+        params: Section `cluster` says what the tasks get; every other section is a parameter.
+        image: Of every step; else `chosen_image`. One without digest switches Kubeflow's cache off.
+        folder: Default of the data's address. Only one with an md5 lets data_validation be cached, and
+            with it what comes after.
 
     Returns:
-        The pipeline specification that was written.
+        The pipeline specification that was written; a second document holds what is Kubernetes' own.
 
     Raises:
-        GraftError: the DAG holds something that the local runner would run differently.
+        GraftError: the section `cluster` contradicts itself, or the DAG holds something that the local
+            runner would run differently.
     """
     from kfp import compiler
 
     from graft.steps.lineage import lineage
-    from pipelines.retraining import retraining
+    from pipelines.cluster import chosen_image, on_cluster
 
-    defaults = {**params.sections(), "lineage": lineage(params)}
+    defaults: dict[str, Any] = {**params.sections(), "lineage": lineage(params)}
+    if folder is not None:
+        defaults["folder"] = folder
+    pipeline = on_cluster(params, chosen_image(params, image), folder)
     with whole_file(output) as temporary:
         path = temporary.with_suffix(".yaml")  # kfp insists on the ending
-        compiler.Compiler().compile(retraining, str(path), pipeline_parameters=defaults)
+        compiler.Compiler().compile(pipeline, str(path), pipeline_parameters=defaults)
         path.replace(temporary)
-    spec: dict[str, Any] = next(iter(yaml.safe_load_all(output.read_text(encoding="utf-8"))))
-    refuse_local_surprises(spec)
+        spec: dict[str, Any] = next(iter(yaml.safe_load_all(temporary.read_text(encoding="utf-8"))))
+        refuse_local_surprises(spec)
     return spec
 
 

@@ -3,31 +3,27 @@
 Unknown keys are refused with the nearest valid one; values out of range are refused with the range.
 """
 
+from graft.params.base import Auto, Count, Fraction, NotNegative, Positive, Section, Seed
+from graft.params.cluster import Cluster, StepResources
 from graft.params.reading import parse, read_params
 from graft.params.sections import (
     Augmentation,
-    Auto,
     Backbone,
     Combine,
-    Count,
     Data,
     Distill,
     DomainAdaptation,
     Evaluation,
     FeatureExtraction,
     FineTuning,
-    Fraction,
     Hybrid,
+    Launch,
     Lora,
     MultiTask,
     Network,
-    NotNegative,
     Params,
-    Positive,
     Pretrain,
     Registry,
-    Section,
-    Seed,
     SemiSupervised,
 )
 
@@ -35,6 +31,7 @@ __all__ = [
     "Augmentation",
     "Auto",
     "Backbone",
+    "Cluster",
     "Combine",
     "Count",
     "Data",
@@ -45,6 +42,7 @@ __all__ = [
     "FineTuning",
     "Fraction",
     "Hybrid",
+    "Launch",
     "Lora",
     "MultiTask",
     "Network",
@@ -56,6 +54,7 @@ __all__ = [
     "Section",
     "Seed",
     "SemiSupervised",
+    "StepResources",
     "parse",
     "read_params",
 ]

@@ -11,7 +11,8 @@ import yaml
 from pydantic import ValidationError
 
 from graft.errors import GraftError
-from graft.params.sections import Params, Section
+from graft.params.base import Section
+from graft.params.sections import Params
 
 S = TypeVar("S", bound=Section)
 

@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import Field, model_validator
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-NotNegativeInt = Annotated[int, Field(ge=0)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
-
-T = TypeVar("T")
-# Left to a rule of the step that reads it, unless set; written `auto` in params.yaml.
-Auto = Annotated[T | None, BeforeValidator(lambda value: None if value == "auto" else value)]
-
-
-class Section(BaseModel):
-    """One section of params.yaml: immutable, and strict about its keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+from graft.params.base import Auto, Count, Fraction, NotNegative, NotNegativeInt, Positive, Section, Seed
+from graft.params.cluster import Cluster
 
 
 class Data(Section):
@@ -158,6 +144,23 @@ class SemiSupervised(Section):
     ratio: Count = 3  # unlabelled images for each labelled one
 
 
+class Launch(Section):
+    """In how many processes the step trains, and who starts them."""
+
+    # process: this one; torchrun: several on this machine; trainjob: Kubeflow Trainer's, from inside a pod
+    kind: Literal["process", "torchrun", "trainjob"] = "process"
+    processes: Auto[Count] = None  # on each machine; auto: one for each GPU, one without GPUs
+    nodes: Count = 1  # machines
+
+    @model_validator(mode="after")
+    def _as_many_as_started(self) -> Launch:
+        if self.kind == "process" and (self.processes or 1) > 1:
+            raise ValueError(f"{self.processes} processes need `kind: torchrun` or `kind: trainjob`")
+        if self.kind != "trainjob" and self.nodes > 1:
+            raise ValueError(f"{self.nodes} nodes need `kind: trainjob`; {self.kind} stays on one machine")
+        return self
+
+
 Learn = Literal["freeze", "tune", "reinitialise"]
 
 
@@ -195,13 +198,15 @@ class FineTuning(Section):
     l2_sp: NotNegative = 0.0  # pull towards the pretrained weights (Li et al. 2018)
     interpolation: Fraction = 1.0  # share of the fine-tuned weights; the rest is the probe's (WiSE-FT)
     last: Count = 1  # stages that last_k trains
-    stages: dict[str, Learn] = {}  # of `staged`: a stage by name, or from the end as "-1"; others: tune
+    # of `staged`: a stage by name, or from the end as "-1"; others: tune
+    stages: dict[str, Learn] = Field(default_factory=dict)
     lora: Lora = Lora()
     hybrid: Hybrid = Hybrid()
     combine: Combine = Combine()
     multi_task: MultiTask = MultiTask()
     distill: Distill = Distill()
     semi_supervised: SemiSupervised = SemiSupervised()
+    launch: Launch = Launch()
     baseline: bool = True  # also train from scratch on the labelled target images
     baseline_epochs: Count = 30
     seed: Seed = 0
@@ -321,8 +326,11 @@ class Params(Section):
     domain_adaptation: DomainAdaptation = DomainAdaptation()
     evaluation: Evaluation = Evaluation()
     registry: Registry = Registry()
+    cluster: Cluster = Cluster()
 
     def sections(self) -> dict[str, dict[str, Any]]:
-        """Every section as JSON stores it, without the keys that are not set (kfp has no null)."""
-        values: dict[str, dict[str, Any]] = self.model_dump(mode="json", exclude_none=True)
+        """Every step's section as JSON stores it, without the keys that are not set (kfp has no null)."""
+        values: dict[str, dict[str, Any]] = self.model_dump(
+            mode="json", exclude_none=True, exclude={"cluster"}
+        )
         return values
