@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -137,9 +138,7 @@ def copy_(reference: str, source: str, destination: str) -> None:
 @click.option("--images", type=click.Path(path_type=Path), help="Image table; else that of runs/latest.")
 @_where
 @_json
-@click.pass_context
 def verify(
-    context: click.Context,
     reference: str,
     images: Path | None,
     tracking_uri: str | None,
@@ -158,7 +157,7 @@ def verify(
     else:
         print_checks(result)
     if not result["passed"] or (images and not result["repeated"]):
-        context.exit(1)
+        sys.exit(1)
 
 
 COMMANDS = (models, promote, rollback, history, trace, copy_, verify)

@@ -61,7 +61,8 @@ def run(project: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     group = click.Group("graft", commands={str(command.name): command for command in COMMANDS})
 
     def call(*arguments: str, fails: bool = False) -> Result:
-        result = CliRunner().invoke(group, list(arguments))
+        # As `graft` calls it: errors are its own to show, and what a command returns is not an exit status.
+        result = CliRunner().invoke(group, list(arguments), standalone_mode=False)
         assert (result.exit_code != 0) == fails, result.output
         return result
 
