@@ -10,9 +10,12 @@ import click
 
 from graft.errors import GraftError
 from pipelines.commands_backbones import COMMANDS as BACKBONE_COMMANDS
+from pipelines.commands_cluster import COMMANDS as CLUSTER_COMMANDS
+from pipelines.commands_compile import COMMANDS as COMPILE_COMMANDS
 from pipelines.commands_monitoring import monitor
 from pipelines.commands_rate import find_rate
 from pipelines.commands_registry import COMMANDS as REGISTRY_COMMANDS
+from pipelines.commands_rolling import roll
 from pipelines.commands_serving import export, predict
 from pipelines.commands_tuning import tune
 
@@ -33,8 +36,21 @@ def graft() -> None:
 @_set
 @click.option("--data", "folder", default="data", show_default=True, help="Data folder.")
 @click.option("--runs", default="runs", show_default=True, type=click.Path(path_type=Path))
-def retrain(files: tuple[str, ...], overrides: tuple[str, ...], folder: str, runs: Path) -> None:
+@click.option(
+    "--runner", type=click.Choice(["subprocess", "docker"]), default="subprocess", show_default=True
+)
+@click.option("--image", metavar="NAME", help="Of the containers; else cluster.image or GRAFT_IMAGE.")
+def retrain(
+    files: tuple[str, ...],
+    overrides: tuple[str, ...],
+    folder: str,
+    runs: Path,
+    runner: str,
+    image: str | None,
+) -> None:
     """Run the whole chain on this machine, in Kubeflow's local runner.
+
+    The steps run as subprocesses, or in containers of an image that `make images` builds.
 
     Without --params it reads params.yaml; a recipe is laid over it:
     --params params.yaml --params recipes/ants-bees.yaml
@@ -45,7 +61,14 @@ def retrain(files: tuple[str, ...], overrides: tuple[str, ...], folder: str, run
     from pipelines.local import retrain as run_chain
     from pipelines.summary import summary_page
 
-    summary = run_chain(read_params(files or ["params.yaml"], overrides), folder, runs)
+    params = read_params(files or ["params.yaml"], overrides)
+    if runner == "docker":
+        from pipelines.cluster import chosen_image
+
+        image = chosen_image(params, image)
+    elif image:
+        raise click.UsageError("--image names the containers' image: give --runner docker, too")
+    summary = run_chain(params, folder, runs, image=image)
     Console().print(summary_page(summary, runs / "latest"), soft_wrap=True)
 
 
@@ -73,20 +96,18 @@ def import_(source: str, destination: Path, root: Path | None) -> None:
             click.echo(f"  {named}: {sum(classes.values())} images, {labelled}")
 
 
-@graft.command("compile")
-@click.option("-o", "--output", default="retraining.yaml", show_default=True, type=click.Path(path_type=Path))
-@_params
-@_set
-def compile_(output: Path, files: tuple[str, ...], overrides: tuple[str, ...]) -> None:
-    """Write the pipeline for a cluster, with params.yaml as its default parameters."""
-    from graft.params import read_params
-    from pipelines.compiling import compile_pipeline
-
-    compile_pipeline(output, read_params(files or ["params.yaml"], overrides))
-    click.echo(f"{output}: submit it to Kubeflow Pipelines, or check it in")
-
-
-for command in (*BACKBONE_COMMANDS, find_rate, tune, *REGISTRY_COMMANDS, predict, export, monitor):
+for command in (
+    *BACKBONE_COMMANDS,
+    *COMPILE_COMMANDS,
+    *CLUSTER_COMMANDS,
+    find_rate,
+    tune,
+    *REGISTRY_COMMANDS,
+    predict,
+    export,
+    monitor,
+    roll,
+):
     graft.add_command(command)
 
 
