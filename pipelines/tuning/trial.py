@@ -43,12 +43,12 @@ class Place:
     """Where a trial works.
 
     Attributes:
-        data: The data folder.
+        data: The data folder, or its address.
         folder: The trial's own; gets params.yaml, log.txt and steps/, the records of its steps.
         locks: Shared by the trials, so that two do not make the same thing at the same time.
     """
 
-    data: Path
+    data: str | Path
     folder: Path
     locks: Path
 
