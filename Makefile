@@ -8,7 +8,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_NO_ANALYTICS := true
 
 .DEFAULT_GOAL := help
-.PHONY: help install retrain repro test check format report ui lock clean
+.PHONY: help install retrain repro test check format report ui images lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -51,6 +51,27 @@ report: ## say where the last run's report is, and open it where there is a desk
 
 ui: $(INSTALLED) ## serve the local MLflow on http://127.0.0.1:5000
 	$(BIN)/mlflow server --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000
+
+# BASE: the base image, best with its digest. INDEX, TORCH_INDEX: mirrors of PyPI and of PyTorch's wheels.
+# NETWORK: while building, `host` where the engine has no bridge.
+NAME ?= graft-python
+TARGET ?= cpu
+BASE ?= python:3.11-slim-bookworm
+NETWORK ?= default
+COMMIT = $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+CHANGES = $(shell test -z "$$(git status --porcelain --untracked-files=no 2>/dev/null)" || echo changes)
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+KIND = $(TARGET:cpu=)
+TAGS = $(shell echo $(COMMIT) | cut -c1-12)$(CHANGES:%=-%) $(VERSION) latest
+
+images: ## build the image that runs steps, and its list of parts; TARGET=cuda for GPUs, BASE=, INDEX=
+	docker build --file infra/images/Dockerfile --target $(TARGET) --network $(NETWORK) \
+		--build-arg BASE=$(BASE) --build-arg COMMIT=$(COMMIT)$(CHANGES:%=+%) --build-arg VERSION=$(VERSION) \
+		$(if $(INDEX),--build-arg INDEX=$(INDEX)) $(if $(TORCH_INDEX),--build-arg TORCH_INDEX=$(TORCH_INDEX)) \
+		$(foreach tag,$(TAGS),--tag $(NAME):$(tag)$(KIND:%=-%)) .
+	container=$$(docker create $(NAME):latest$(KIND:%=-%)) && \
+		docker cp $$container:/opt/graft/code/sbom.cdx.json infra/images/sbom-$(TARGET).json; \
+		status=$$?; docker rm $$container >/dev/null; exit $$status
 
 lock: ## renew requirements.txt from pyproject.toml (needs uv)
 	(head -1 requirements.txt; uv pip compile --quiet --universal --python-version 3.10 --group dev \

@@ -16,12 +16,15 @@ from graft.errors import GraftError
 from graft.files import read_json, remove
 from graft.params import Params
 from graft.progress import MARK
+from graft.storage.revisions import settle
 from pipelines.environment import exported
 from pipelines.summary import summarise
 
 
-def retrain(params: Params, folder: str, runs: Path = Path("runs")) -> dict[str, Any]:
-    """Run the whole chain in subprocesses of this machine.
+def retrain(
+    params: Params, folder: str, runs: Path = Path("runs"), *, image: str | None = None
+) -> dict[str, Any]:
+    """Run the whole chain in subprocesses or containers of this machine.
 
     Everything a run makes is below `runs/<time>/`; `runs/latest` points to the last run, whether it
     succeeded or not. Steps whose inputs, parameters and code did not change take their outputs from
@@ -29,8 +32,9 @@ def retrain(params: Params, folder: str, runs: Path = Path("runs")) -> dict[str,
 
     Args:
         params: The whole of params.yaml.
-        folder: The data folder.
+        folder: The data folder: a path or an address, see `graft.storage.revisions.settle`.
         runs: Where runs are kept.
+        image: Of the steps' containers; None runs them in subprocesses.
 
     Returns:
         The summary, as in runs/latest/summary.json.
@@ -38,11 +42,12 @@ def retrain(params: Params, folder: str, runs: Path = Path("runs")) -> dict[str,
     Raises:
         GraftError: what a step found wrong, after the summary has been written.
     """
+    folder = settle(folder)
     run = _new_run(runs)
     failure: BaseException | None = None
     with exported(_environment(run)), _logged(run / "log.txt"):
         try:
-            _run_pipeline(run, params, str(Path(folder).absolute()))
+            _run_pipeline(run, params, folder, image)
         except (Exception, KeyboardInterrupt) as error:
             failure = error
     _gather(run)
@@ -54,18 +59,27 @@ def retrain(params: Params, folder: str, runs: Path = Path("runs")) -> dict[str,
     return summary
 
 
-def _run_pipeline(run: Path, params: Params, folder: str) -> None:
+def _run_pipeline(run: Path, params: Params, folder: str, image: str | None) -> None:
     from kfp import local
 
     from graft.steps.lineage import lineage
+    from pipelines.containers import hold_to_outputs, in_containers
+
+    place = in_containers(params, folder, run, image) if image else _in_subprocesses()
+    with place as (runner, pipeline):
+        local.init(runner=runner, pipeline_root=str(run / "artifacts"), raise_on_error=True)
+        pipeline(folder=folder, lineage=lineage(params), **params.sections())
+    if image:
+        hold_to_outputs(run)
+
+
+@contextlib.contextmanager
+def _in_subprocesses() -> Iterator[tuple[Any, Any]]:
+    from kfp import local
+
     from pipelines.retraining import retraining
 
-    local.init(
-        runner=local.SubprocessRunner(use_venv=False),
-        pipeline_root=str(run / "artifacts"),
-        raise_on_error=True,
-    )
-    retraining(folder=folder, lineage=lineage(params), **params.sections())
+    yield local.SubprocessRunner(use_venv=False), retraining
 
 
 def _new_run(runs: Path) -> Path:
@@ -139,4 +153,6 @@ def _named(run: Path, failure: BaseException) -> Exception:
         record = read_json(path)
         if record["status"] == "failed":
             return GraftError(f"{record['step']}: {record['problem']}", record["fix"])
+    if isinstance(failure, GraftError):
+        return failure
     return GraftError(f"the pipeline failed: {failure}", f"read {run / 'log.txt'}")
