@@ -22,7 +22,16 @@ from graft.storage.addresses import is_address
 
 RUN = "graft.run"  # the label that says whose a container is
 # What a user sets in the shell for the steps. GRAFT_RUN and GRAFT_HOME are the driver's.
-_PASSED = ("GRAFT_RUN", "GRAFT_HOME", "MLFLOW_", "AWS_", "HF_", "OMP_", "MKL_", "CUDA_VISIBLE_DEVICES")
+_PASSED: tuple[str, ...] = (
+    "GRAFT_RUN",
+    "GRAFT_HOME",
+    "MLFLOW_",
+    "AWS_",
+    "HF_",
+    "OMP_",
+    "MKL_",
+    "CUDA_VISIBLE_DEVICES",
+)
 _PASSED += ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
 _PASSED += ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
 _CREDENTIALS = {"AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials", "AWS_CONFIG_FILE": "~/.aws/config"}
