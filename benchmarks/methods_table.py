@@ -23,6 +23,11 @@ An interval is Student's t over the seeds: it says how far another seed would mo
 other test images would, which for 153 photographs is four points more on either side. No test image chose
 an epoch, a strength or a knob: there are no validation images, the last epoch counts, and the strengths
 of linear probes come from five-fold cross-validation on the training images.
+
+Seconds are of the fastest seed, one process on one core, with other work on the machine: read them against
+each other, a third up or down. What starts from a probe includes the probe's. `lora` has no row: it is for
+transformers, and MobileNetV2 is none. The networks of the other tables see every image more often, as the
+rule for few images says, so the same method has other seconds there.
 """
 
 
