@@ -11,8 +11,8 @@ from scipy import stats
 HEAD = "| method | accuracy, % | 95 % interval | each seed | seconds |\n|---|---|---|---|---|"
 INTRODUCTION = """# Transfer methods, measured
 
-MobileNetV2 with ImageNet weights (SqueezeNet 1.1 where a second network is named), 224 pixels, on two
-processor cores without a GPU. Made by
+MobileNetV2 with ImageNet weights (SqueezeNet 1.1 where a second network is named), 224 pixels, on one
+processor core without a GPU. Made by
 
 ```
 python benchmarks/methods.py --shared ../shared
