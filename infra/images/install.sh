@@ -28,7 +28,8 @@ with open("pyproject.toml", "rb") as file:
     leave_out "$site"
 }
 
-# Tests of the large packages, and headers for a compiler that is not there.
+# Tests of the large packages, and headers for a compiler that is not there. Compiled bytecode stays: it is a
+# fifth of the image, but on a read-only file system every step would compile it anew, for 14 seconds of CPU.
 leave_out() (
     cd "$1"
     rm -rf torch/test torch/bin/test_* torch/include pyarrow/include onnx/backend/test

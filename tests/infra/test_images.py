@@ -120,6 +120,12 @@ def test_both_kinds_are_made_the_same_way_but_for_torchs_index() -> None:
     assert ("ARG", "TORCH_INDEX=https://pypi.org/simple") in lineage_of("cuda-environment")
 
 
+def test_every_stage_that_installs_has_its_own_index() -> None:
+    for name, (_, own) in stages().items():  # an argument ends with its stage
+        if any(word == "RUN" and "install.sh" in rest for word, rest in own):
+            assert ("ARG", "INDEX=https://pypi.org/simple") in own, name
+
+
 def test_nothing_is_fetched_but_through_pip_from_an_index() -> None:
     text = "\n".join(f"{word} {rest}" for word, rest in instructions())
     text += (FOLDER / "install.sh").read_text()
