@@ -20,8 +20,8 @@ class Verdict:
 
     Attributes:
         step: Its name.
-        outcome: "reused" and "runs" are certain. "depends" is said of a step that nothing but earlier
-            steps may change: it runs unless they make the same again.
+        outcome: "reused" and "runs" are certain. "depends" is said of a step that reads what an earlier step
+            has yet to make: it runs unless some earlier run made its outputs from the same.
         reasons: Lines such as "params: fine_tuning.epochs 12 -> 3"; each begins with what changed: code,
             params, inputs or image.
     """
@@ -78,7 +78,7 @@ def _judge(
         return Verdict(step.name, "runs", (f"always: {always}", *reasons)), unknown
     if open_inputs:
         doubt = f"inputs: {', '.join(open_inputs)} may change, since an earlier step runs"
-        return Verdict(step.name, "runs" if reasons else "depends", (*reasons, doubt)), unknown
+        return Verdict(step.name, "depends", (*reasons, doubt)), unknown
     kept = kept_at(home, step.name, reuse_key(parts))
     if kept.is_dir():
         told = ("equal to a run before that one", *reasons) if reasons else ("nothing changed",)

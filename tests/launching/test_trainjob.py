@@ -356,6 +356,7 @@ def test_a_kill_inside_a_pod_is_found_in_torchruns_report(kube: Kube, job: Job) 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_step_clears_its_job_away(kube: Kube, job: Job, how: signal.Signals) -> None:
     kube.script = ("Running",)
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores it
 
     def interrupt() -> None:
         while not kube.pods.get(f"{job_name('fine_tuning', Path(job.work))}-node-0-0"):
@@ -363,8 +364,11 @@ def test_an_interrupted_step_clears_its_job_away(kube: Kube, job: Job, how: sign
         os.kill(os.getpid(), how)
 
     threading.Thread(target=interrupt, daemon=True).start()
-    with pytest.raises(KeyboardInterrupt):
-        run(job)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(job)
+    finally:
+        signal.signal(signal.SIGINT, ignored)
     assert not kube.jobs
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 

@@ -129,4 +129,6 @@ def test_faults_name_their_fix(run: Run, line: str) -> None:
 
 
 def test_a_rollback_needs_a_reason(run: Run) -> None:
-    assert "--reason" in run("rollback", fails=True).output
+    error = run("rollback", fails=True).exception
+    assert isinstance(error, click.MissingParameter)
+    assert "--reason" in error.format_message()

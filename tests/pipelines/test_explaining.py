@@ -203,6 +203,7 @@ CHANGES = (
 )
 @example([{"fine_tuning.batch_size=7"}], False, None)  # fine_tuning runs, and makes the same again
 @example([{"fine_tuning.seed=3"}, set()], False, None)
+@example([{"data.min_side=9"}, {"feature_extraction.batch_size=7"}], False, None)  # as in the first run again
 def test_what_is_foretold_comes_true(history: list[set[str]], new_data: bool, image: str | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = Place(Path(folder))
