@@ -40,8 +40,7 @@ leave_out() (
 
 code() {
     $pip install --index-url "$INDEX" --no-deps --target $environment/code .
-    $python -m cyclonedx_py environment --pyproject pyproject.toml --output-reproducible --no-validate \
-        --spec-version 1.6 --output-file $environment/code/sbom.cdx.json
+    $python -m graft.registry.sbom > $environment/code/sbom.cdx.json
 }
 
 "$1"
