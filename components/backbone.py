@@ -21,6 +21,4 @@ def backbone(backbone: dict, images: Input[Dataset], network: Output[Model]) -> 
         settings={"backbone": backbone},
         inputs={"images": images.path},
         outputs={"network": network.path},
-        # A file, a bucket or an alias may hold other weights tomorrow, unless their hash is given.
-        reusable=backbone.get("weights", "pretrain") in ("pretrain", "random") or "sha256" in backbone,
     )

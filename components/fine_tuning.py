@@ -8,6 +8,7 @@ from components.base import component
 @component
 def fine_tuning(
     fine_tuning: dict,
+    registry: dict,
     images: Input[Dataset],
     views: Input[Dataset],
     network: Input[Model],
@@ -15,10 +16,11 @@ def fine_tuning(
     fine_tuned: Output[Model],
     scratch: Output[Model],
 ) -> None:
-    """Fine-tune from the probe's head; also train the same architecture from scratch, as baseline.
+    """Fine-tune from the probe or the champion; also train the same architecture from scratch, as baseline.
 
     Args:
         fine_tuning: The section `fine_tuning` of params.yaml.
+        registry: The section `registry` of params.yaml: where the champion is.
         images: The image table.
         views: Holds the augmentation policy that training draws from.
         network: The pretrained backbone.
@@ -27,10 +29,11 @@ def fine_tuning(
         scratch: The baseline, or why there is none.
     """
     from graft.steps import run
+    from graft.steps.warm_start import settings_of
 
     run(
         "fine_tuning",
-        settings={"fine_tuning": fine_tuning},
+        settings=settings_of(fine_tuning, registry),
         inputs={"images": images.path, "views": views.path, "network": network.path, "probe": probe.path},
         outputs={"fine_tuned": fine_tuned.path, "scratch": scratch.path},
     )

@@ -90,12 +90,12 @@ def _judge(
 
 def why_always(step: str, settings: Mapping[str, Any]) -> str | None:
     """Why a step's component lets nothing be reused; None where it does."""
-    from graft.steps.pinning import loose_names
+    from graft.steps.pinning import WEIGHTS, loose_names
 
     if step in ASKS_THE_REGISTRY:
         return "it asks the model registry, which changes between runs"
-    if step == "backbone" and (loose := list(loose_names(settings))):
-        return f"{loose[0]} may name other weights by now; backbone.sha256 would settle it"
+    if loose := list(loose_names(settings, WEIGHTS)):
+        return f"{loose[0]} may name other weights by now; their sha256 would settle it"
     return None
 
 
@@ -113,9 +113,11 @@ def _records(run: Path) -> dict[str, Any]:
 
 def _settings(step: Step, params: Params) -> dict[str, Any]:
     from graft.steps.lineage import lineage
+    from graft.steps.warm_start import settings_of
 
     values = {**params.sections(), "lineage": lineage(params)}
-    return {name: values[name] for name in step.sections}
+    settings = {name: values[name] for name in step.sections}
+    return settings_of(**settings) if step.name == "fine_tuning" else settings
 
 
 def _differences(record: Mapping[str, Any] | None, parts: Mapping[str, Any]) -> Iterator[str]:

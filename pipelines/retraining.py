@@ -49,7 +49,12 @@ def retraining(
         feature_extraction=feature_extraction, images=images, views=views, network=network
     ).outputs["probe"]
     tuned = fine_tuning_step(
-        fine_tuning=fine_tuning, images=images, views=views, network=network, probe=probe
+        fine_tuning=fine_tuning,
+        registry=registry,
+        images=images,
+        views=views,
+        network=network,
+        probe=probe,
     ).outputs
     adapted = domain_adaptation_step(
         domain_adaptation=domain_adaptation, images=images, views=views, fine_tuned=tuned["fine_tuned"]

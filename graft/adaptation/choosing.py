@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
 
 # They vote. Entropy and density do not: both are best for a network that gives every image the same class,
 # and over ladders of ever better classifiers density rose and fell alike.
@@ -56,6 +55,8 @@ def choose(states: Sequence[dict[str, Any]], by: str, *, labelled: int) -> Choic
 
 
 def _vote(states: Sequence[dict[str, Any]], each: dict[str, int]) -> Choice:
+    from scipy.stats import rankdata  # takes a second or two
+
     voters = [name for name in VOTERS if name in each]
     ranks = np.mean([rankdata([state[name] for state in states]) for name in voters], axis=0)
     best = _last_best(ranks.tolist())

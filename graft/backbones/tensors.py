@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -13,7 +12,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from graft.errors import GraftError
-from graft.files import read_json, sha256_file, whole_file
+from graft.files import sha256_file, whole_file
 
 AGAIN = "run the step that writes it again"
 
@@ -98,20 +97,3 @@ def shorten(texts: Sequence[str], first: int = 4) -> str:
     """The first few, and how many more there are."""
     rest = len(texts) - first
     return "; ".join(texts[:first]) + (f"; and {rest} more" if rest > 0 else "")
-
-
-def read_description(path: Path, fix: str) -> dict[str, Any]:
-    """The JSON object beside a weights file.
-
-    Raises:
-        GraftError: it is missing (an unfinished write leaves none) or not JSON.
-    """
-    if not path.is_file():
-        raise GraftError(f"{path} does not exist: nothing whole was written in {path.parent}", fix)
-    try:
-        values = read_json(path)
-    except ValueError as error:
-        raise GraftError(f"{path} is not JSON: {error}", fix) from error
-    if not isinstance(values, dict):
-        raise GraftError(f"{path} holds a {type(values).__name__}, not an object", fix)
-    return values

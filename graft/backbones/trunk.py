@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from graft.backbones import catalogue, tensors
+from graft.backbones.descriptions import read_description
 from graft.backbones.stages import stages
 from graft.errors import GraftError
 from graft.files import remove, write_json
@@ -131,7 +132,7 @@ def load_backbone(folder: str | Path) -> tuple[Trunk, BackboneConfig]:
 
     folder = Path(folder)
     path = folder / "backbone.json"
-    values = tensors.read_description(path, tensors.AGAIN)
+    values = read_description(path, tensors.AGAIN)
     digest = values.pop("weights_sha256", "")
     config = read_config(values, path)
     state = tensors.load(folder / "weights.safetensors", sha256=digest)

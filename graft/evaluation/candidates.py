@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from graft.backbones.classifier import Classifier, load_classifier, read_model_json, skipped
+from graft.backbones.classifier import Classifier, load_classifier
 from graft.backbones.cost import latency, mebibytes, parameters
+from graft.backbones.descriptions import read_model_json, skipped
 from graft.errors import GraftError
 from graft.files import read_json
 

@@ -13,6 +13,7 @@ from graft.params import FineTuning
 
 SMALL = 96  # pixels: below, networks are small and trained on like images, and an epoch is cheap
 FEW = 1000  # images below which a running average of BatchNorm's statistics is too noisy to serve
+WARM = 3  # how many times shorter training is that goes on from the champion
 MANY = 20_000  # images from which mixup regularises more than it blurs
 
 
@@ -47,16 +48,21 @@ def plan(params: FineTuning, *, input_size: int, images: int) -> Plan:
         input_size: Side of the images the network sees, pixels.
         images: Labelled training images, N > 0.
     """
-    small = input_size < SMALL
+    small, warm = input_size < SMALL, params.init == "champion"
     epochs = _between(3, (400 if small else 140) / math.sqrt(images), 40)
+    epochs = math.ceil(epochs / WARM) if warm else epochs
     return Plan(
         epochs=epochs if params.epochs is None else params.epochs,
-        head_epochs=max(1, epochs // 4) if params.head_epochs is None else params.head_epochs,
+        head_epochs=_head_epochs(epochs, warm) if params.head_epochs is None else params.head_epochs,
         batch_size=(64 if small else 32) if params.batch_size is None else params.batch_size,
         learning_rate=(1e-3 if small else 5e-5) if params.learning_rate is None else params.learning_rate,
         stored=not small and images < FEW if params.statistics is None else params.statistics == "stored",
         mixup=0.1 if images >= MANY else 0.0,
     )
+
+
+def _head_epochs(epochs: int, warm: bool) -> int:
+    return 0 if warm else max(1, epochs // 4)  # a champion has its head
 
 
 def _between(lowest: int, value: float, highest: int) -> int:

@@ -6,7 +6,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from graft.params.base import Auto, Count, Fraction, NotNegative, NotNegativeInt, Positive, Section, Seed
+from graft.params.base import (
+    Auto,
+    Count,
+    Fraction,
+    NotNegative,
+    NotNegativeInt,
+    Positive,
+    Precision,
+    Section,
+    Seed,
+    Size,
+)
 from graft.params.cluster import Cluster
 
 
@@ -84,6 +95,11 @@ class FeatureExtraction(Section):
     epochs: Count = 30  # of the dense or recurrent head
     learning_rate: Positive = 1e-3
     views: bool = True  # also learn from the augmented views
+    precision: Precision = "auto"
+    engine: Literal["auto", "torch", "openvino"] = "auto"  # auto: OpenVINO on a CPU, if there is work enough
+    # Where features are kept by content; by default below GRAFT_HOME, where that is set.
+    store: Annotated[str, Field(pattern=r"^s3://[^/]+|^[^:]*$")] | None = None
+    store_limit: Size = "10 GiB"  # what was not used for longest makes room
     seed: Seed = 0
 
 
@@ -182,7 +198,9 @@ class FineTuning(Section):
         "distill",
         "semi_supervised",
         "scratch",
+        "none",
     ] = "head_then_all"
+    init: Literal["probe", "champion"] = "probe"  # champion: goes on from it, in fewer steps
     head_epochs: Auto[NotNegativeInt] = None
     epochs: Auto[Count] = None
     batch_size: Auto[Count] = None
@@ -207,9 +225,16 @@ class FineTuning(Section):
     distill: Distill = Distill()
     semi_supervised: SemiSupervised = SemiSupervised()
     launch: Launch = Launch()
+    precision: Precision = "auto"
     baseline: bool = True  # also train from scratch on the labelled target images
     baseline_epochs: Count = 30
     seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _goes_on_with_the_same_network(self) -> FineTuning:
+        if self.init == "champion" and self.method in ("hybrid", "combine", "scratch"):
+            raise ValueError(f"method {self.method} builds a new network; `init: champion` goes on with one")
+        return self
 
 
 class Mcc(Section):
@@ -259,6 +284,7 @@ class DomainAdaptation(Section):
         "subspace",
         "coral",
         "pace",
+        "none",
     ] = "dann"
     epochs: Count = 20
     batch_size: Count = 64  # of each domain
@@ -283,6 +309,7 @@ class DomainAdaptation(Section):
     subspace: Subspace = Subspace()
     pace: Pace = Pace()
     target_epochs: Annotated[int, Field(ge=0)] = 5
+    precision: Precision = "auto"
     seed: Seed = 0
 
 

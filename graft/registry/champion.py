@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from graft.backbones.classifier import read_model_json
+from graft.backbones.descriptions import read_model_json
 from graft.errors import GraftError
 from graft.files import sha256_file
 from graft.params import Registry
@@ -63,6 +63,33 @@ def champion(params: Registry) -> ChampionModel | None:
         weights_sha256=version.tags.get("weights_sha256"),
         data_md5=version.tags.get("data_md5"),
     )
+
+
+def champion_version(params: Registry) -> str | None:
+    """The champion's version, as the registry numbers it; None where there is no champion.
+
+    Raises:
+        GraftError: MLflow cannot be used.
+    """
+    uri = tracking_uri(params)
+    if is_new(uri):
+        return None
+    client = reach(uri)
+    with using(uri), answering(uri, "look for the champion"):
+        version = _version(client, params.model_name)
+    return str(version.version) if version else None
+
+
+def fetch_version(params: Registry, number: str) -> tuple[Path | None, str | None]:
+    """As `fetch`, of a version by its number.
+
+    Raises:
+        GraftError: MLflow cannot be used.
+    """
+    uri = tracking_uri(params)
+    client = reach(uri)
+    with using(uri), answering(uri, f"fetch version {number} of {params.model_name}"):
+        return fetch(client.get_model_version(params.model_name, number))
 
 
 def fetch(version: ModelVersion) -> tuple[Path | None, str | None]:

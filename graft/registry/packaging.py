@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import graft
-from graft.backbones.classifier import read_model_json
+from graft.backbones.descriptions import read_model_json
 from graft.files import sha256_file
 from graft.registry.trial import as_input, trial_images
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SERVED_MODEL = Path(__file__).with_name("served_model.py")
 ARTIFACT = "model"  # the classifier's folder among the model's artifacts
-_IMPORTED = ("mlflow", "numpy", "pandas", "pillow", "pyarrow", "safetensors", "torch")
+_IMPORTED = ("mlflow", "numpy", "pandas", "pillow", "safetensors", "simplejpeg", "torch")
 _OF_PROVIDER = {"graft": (), "torchvision": ("torchvision",), "timm": ("torchvision", "timm")}
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graft.backbones.classifier import load_classifier, read_model_json
+from graft.backbones.classifier import load_classifier
+from graft.backbones.descriptions import read_model_json
 from graft.files import write_json
 from graft.params import Registry
 from graft.registry import ledger

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from graft.backbones.classifier import load_classifier, read_model_json
+from graft.backbones.classifier import load_classifier
+from graft.backbones.descriptions import read_model_json
 from graft.errors import GraftError
 from graft.files import sha256_file
-from graft.images.decoding import load_images
+from graft.images.loading import load_images
 from graft.images.table import ImageTable, read_table
 from graft.params import Registry
 from graft.registry.packaging import ARTIFACT, digest_of_files

@@ -6,15 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from graft.adaptation import adapt
-from graft.backbones.classifier import load_classifier, write_skipped
+from graft.backbones.descriptions import skipped, write_skipped
 from graft.files import write_json
-from graft.images.augmentation import policy, read_policy
-from graft.images.table import read_table
 from graft.params import DomainAdaptation, parse
 from graft.progress import say
-from graft.steps.fine_tuning import save_trained
-from graft.training.device import best_device
 
 
 def run(
@@ -28,10 +23,36 @@ def run(
 ) -> None:
     """See components/domain_adaptation.py."""
     params = parse(DomainAdaptation, domain_adaptation, "params: domain_adaptation")
-    table = read_table(images)
-    if len(table.domains) < 2:
-        write_skipped(adapted, "one domain: there is nothing to adapt to")
+    if reason := _why_not(params, images, fine_tuned):
+        say(f"domain_adaptation: skipped, since {reason}")
+        write_skipped(adapted, reason)
         return
+    _adapt(params, images, views, fine_tuned, adapted, work)
+
+
+def _why_not(params: DomainAdaptation, images: Path, fine_tuned: Path) -> str | None:
+    """Why there is nothing to do."""
+    from graft.images.table import read_facts
+
+    if params.method == "none":
+        return "domain_adaptation.method is none"
+    if len(read_facts(images)["domains"]) < 2:
+        return "one domain: there is nothing to adapt to"
+    reason = skipped(fine_tuned)
+    return f"there is no fine-tuned model to adapt ({reason})" if reason else None
+
+
+def _adapt(
+    params: DomainAdaptation, images: Path, views: Path, fine_tuned: Path, adapted: Path, work: Path
+) -> None:
+    from graft.adaptation import adapt
+    from graft.backbones.classifier import load_classifier
+    from graft.images.augmentation import policy, read_policy
+    from graft.images.table import read_table
+    from graft.steps.fine_tuning import save_trained
+    from graft.training.device import best_device
+
+    table = read_table(images)
     model = load_classifier(fine_tuned).to(best_device())
     drawn = policy(read_policy(views), model.config.preprocessing)
     made = adapt(table, model, drawn, params, work=work)

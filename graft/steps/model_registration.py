@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from graft.backbones.classifier import read_model_json
+from graft.backbones.descriptions import read_model_json
 from graft.files import read_json, write_json
 from graft.images.table import read_table
 from graft.params import Params, Registry, parse

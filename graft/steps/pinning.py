@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from graft.storage.addresses import is_address, parse
 
-MADE_HERE = ("pretrain", "random", "fine_tuned")
+WEIGHTS = ("weights", "teacher")  # keys that name weights
+MADE_HERE = ("pretrain", "random", "fine_tuned", "probe")
 
 
 def names_content(folder: str) -> bool:
@@ -19,17 +20,19 @@ def names_content(folder: str) -> bool:
     return is_address(folder) and parse(folder).md5 is not None
 
 
-def loose_names(settings: Any) -> Iterator[str]:
+def loose_names(settings: Any, keys: Sequence[str] = (*WEIGHTS, "init")) -> Iterator[str]:
     """The weights in a step's settings that may be others tomorrow: from elsewhere, and without sha256.
 
-    A file, a bucket, an alias and a library's name are such; so is a teacher that is not made here.
+    A file, a bucket, an alias and a library's name are such; so are a teacher and a beginning that are not
+    made here. A step settles which champion it begins at before its outputs are looked up, so for them
+    `WEIGHTS` are the keys that matter.
     """
     if isinstance(settings, Mapping):
-        for key in ("weights", "teacher"):
+        for key in keys:
             name = settings.get(key)
             if isinstance(name, str) and name not in MADE_HERE and "sha256" not in settings:
                 yield name
         settings = list(settings.values())
     if isinstance(settings, (list, tuple)):
         for value in settings:
-            yield from loose_names(value)
+            yield from loose_names(value, keys)

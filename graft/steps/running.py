@@ -25,7 +25,7 @@ import graft
 from graft.errors import GraftError
 from graft.files import link_file, remove, sha256_file, whole_folder, write_json
 from graft.progress import say
-from graft.steps.pinning import loose_names, names_content
+from graft.steps.pinning import WEIGHTS, loose_names, names_content
 from graft.storage.addresses import is_address
 
 KEPT_PER_STEP = 8
@@ -54,7 +54,8 @@ def run_step(
         settings: Parameters that are not artifacts.
         inputs: Paths of existing artifacts, by argument; an address of data (`graft.storage`) stays text.
         outputs: Paths to write, by argument.
-        reusable: False where the outcome depends on more than the arguments, such as a registry.
+        reusable: False where the outcome depends on more than the arguments, such as a registry. Weights
+            that are named without their hash may be others tomorrow, and are never taken for the same.
 
     Raises:
         GraftError: what the step found wrong; the record then holds the problem and the fix.
@@ -62,6 +63,7 @@ def run_step(
     start = time.monotonic()
     with _recorded(name, start) as record:
         _refuse_stale(name, settings, inputs, reusable)
+        reusable = reusable and not any(loose_names(settings, WEIGHTS))
         digests = {argument: input_digest(path) for argument, path in inputs.items()}
         parts = key_parts(name, settings, digests)
         key = reuse_key(parts)

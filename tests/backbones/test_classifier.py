@@ -18,11 +18,9 @@ import graft
 from graft.backbones.classifier import (
     Classifier,
     load_classifier,
-    read_model_json,
     save_classifier,
-    skipped,
-    write_skipped,
 )
+from graft.backbones.descriptions import read_model_json, skipped, write_skipped
 from graft.backbones.inputs import ImageLike
 from graft.backbones.trunk import build, load_backbone, save_backbone
 from graft.errors import GraftError

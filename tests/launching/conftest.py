@@ -40,6 +40,8 @@ class Step:
     def run(self, place: Path, launch: dict[str, Any], **section: Any) -> None:
         fine_tuning.run(
             fine_tuning={**SECTION, **section, "launch": launch},
+            registry={},
+            champion=None,
             **self.inputs,
             fine_tuned=place / "fine_tuned",
             scratch=place / "scratch",

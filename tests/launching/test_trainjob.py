@@ -16,7 +16,7 @@ import jsonschema
 import pytest
 import yaml
 
-from graft.backbones.classifier import skipped
+from graft.backbones.descriptions import skipped
 from graft.errors import GraftError
 from graft.launching import kubernetes, trainjob
 from graft.launching.job import Job, read_job, tell_failure

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
-from tests.pipelines.conftest import Checkout
+from tests.pipelines.conftest import ROOT, Checkout
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
 
@@ -75,12 +75,25 @@ def test_a_changed_section_reruns_its_step_and_what_follows(trained: Checkout, t
     assert set(trained.summary["reused"]) == REUSABLE - {"domain_adaptation"}
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_killed_in_the_middle_and_run_again_gives_the_same_models(
-    checkout: Checkout, trained: Checkout, two_domains: Path, how: signal.Signals
+def test_stopped_twice_in_the_middle_it_gives_the_same_models(
+    checkout: Checkout, trained: Checkout, two_domains: Path
 ) -> None:
+    assert stopped(checkout, two_domains, after="all: epoch 1/", how=signal.SIGINT) == 130
+    assert checkout.summary["status"] == "interrupted"
+    assert stopped(checkout, two_domains, after="all: epoch 2/", how=signal.SIGKILL) == -signal.SIGKILL
+    time.sleep(0.5)
+    done = checkout.retrain(two_domains)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "backbone" in checkout.summary["reused"]
+    assert "all: epoch 2/" not in done.stdout  # it goes on behind the last checkpoint
+    assert "all: epoch 3/" in done.stdout
+    assert_frame_equal(predictions(checkout.latest), predictions(trained.folder / "first"))
+
+
+def stopped(checkout: Checkout, data: Path, *, after: str, how: signal.Signals) -> int:
+    """The exit status of a run that is sent a signal, with all its processes, once it has said something."""
     process = subprocess.Popen(
-        checkout.command(two_domains),
+        checkout.command(data),
         cwd=checkout.folder,
         env=checkout.environment(),
         stdout=subprocess.PIPE,
@@ -91,27 +104,21 @@ def test_killed_in_the_middle_and_run_again_gives_the_same_models(
     )
     assert process.stdout is not None
     for line in process.stdout:
-        if "all: epoch 1" in line:
+        if after in line:
             break
     os.killpg(process.pid, how)
-    code = process.wait(timeout=60)
-    if how == signal.SIGINT:
-        assert code == 130
-        assert checkout.summary["status"] == "interrupted"
-    time.sleep(0.5)
-    done = checkout.retrain(two_domains)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "backbone" in checkout.summary["reused"]
-    assert "all: epoch 1/" not in done.stdout  # it goes on behind the last checkpoint
-    assert_frame_equal(predictions(checkout.latest), predictions(trained.folder / "first"))
+    return process.wait(timeout=60)
 
 
-def test_one_domain_skips_adaptation_and_says_so(checkout: Checkout, two_domains: Path) -> None:
-    done = checkout.retrain(two_domains / "source")
+def test_the_quick_recipe_registers_a_probe_and_says_what_it_left_out(
+    checkout: Checkout, two_domains: Path
+) -> None:
+    done = checkout.retrain(two_domains, "--params", str(ROOT / "recipes" / "quick.yaml"))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "one domain" in checkout.summary["skipped"]["adapted"]
-    assert set(checkout.summary["candidates"]) == {"probe", "fine_tuned", "scratch"}
-    assert "adapted was skipped: one domain" in done.stdout
+    assert checkout.summary["registered"]["champion"] is True
+    assert set(checkout.summary["candidates"]) == {"probe"}
+    assert set(checkout.summary["skipped"]) == {"fine_tuned", "adapted", "scratch"}
+    assert "fine_tuned was skipped: fine_tuning.method is none" in done.stdout
 
 
 def test_bad_data_fails_with_its_fix_and_leaves_its_evidence(checkout: Checkout, tmp_path: Path) -> None:

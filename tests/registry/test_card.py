@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 
-from graft.backbones.classifier import read_model_json
+from graft.backbones.descriptions import read_model_json
 from graft.params import Registry
 from graft.registry.card import DESCRIPTION, card, shortened
 from graft.registry.registration import register

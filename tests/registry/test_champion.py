@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import graft
-from graft.backbones.classifier import read_model_json
+from graft.backbones.descriptions import read_model_json
 from graft.errors import GraftError
 from graft.params import Registry
 from graft.registry.champion import champion

@@ -12,7 +12,7 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from graft.backbones.classifier import read_model_json
+from graft.backbones.descriptions import read_model_json
 from graft.errors import GraftError
 from graft.params import Params, Registry
 from graft.registry import registration

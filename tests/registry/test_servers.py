@@ -24,7 +24,7 @@ from mlflow import MlflowClient
 from PIL import Image
 
 import graft
-from graft.backbones.classifier import read_model_json
+from graft.backbones.descriptions import read_model_json
 from graft.params import Registry
 from graft.registry.champion import champion
 from graft.registry.packaging import SERVED_MODEL

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from graft.backbones.classifier import read_model_json
+from graft.backbones.descriptions import read_model_json
 from graft.errors import GraftError
 from graft.params import Registry
 from graft.registry.registration import register

@@ -72,6 +72,39 @@ def test_whatever_changes_makes_the_step_run_again(
     assert calls(home) == 2
 
 
+@pytest.mark.parametrize(
+    ("section", "reused"),
+    [
+        ({}, True),
+        ({"weights": "pretrain"}, True),
+        ({"weights": "random"}, True),
+        ({"weights": "mine.pth"}, False),
+        ({"weights": "models:/insects@champion"}, False),
+        ({"weights": "mine.pth", "sha256": "d7fcb937"}, True),
+        ({"distill": {"teacher": "models:/insects@champion"}}, False),
+        ({"pace": {"networks": [{"name": "resnet18", "weights": "DEFAULT"}]}}, False),
+        ({"init": "champion"}, True),  # the step's settings then name its version
+    ],
+)
+def test_weights_that_may_change_behind_their_name_are_never_taken_for_the_same(
+    home: Path, section: dict[str, Any], reused: bool
+) -> None:
+    """An alias that moved, or a file written anew, must not give what an earlier run made."""
+
+    def write(*, section: dict[str, Any], result: Path) -> None:
+        result.write_text(str(section))
+
+    for _ in range(2):
+        run_step(
+            "upper",
+            lambda: write,
+            settings={"section": section},
+            inputs={},
+            outputs={"result": str(home / "result")},
+        )
+    assert record(home)["reused"] == reused
+
+
 def test_a_deleted_output_of_an_earlier_run_does_not_harm_reuse(home: Path) -> None:
     (home / "source").write_text("a")
     upper(home)
