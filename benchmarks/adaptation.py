@@ -34,12 +34,13 @@ from adaptation_data import hidden, load
 from adaptation_table import page
 
 from graft.adaptation import adapt
-from graft.backbones.classifier import Classifier, load_classifier, read_model_json, save_classifier
+from graft.backbones.classifier import Classifier, load_classifier, save_classifier
+from graft.backbones.descriptions import read_model_json
 from graft.backbones.trunk import build
 from graft.errors import GraftError
 from graft.files import whole_folder
 from graft.images.augmentation import policy
-from graft.images.decoding import Images, load_images
+from graft.images.loading import Images, load_images
 from graft.images.preprocessing import Preprocessing
 from graft.images.table import ImageTable
 from graft.methods import train
@@ -49,7 +50,7 @@ from graft.training.device import best_device
 RESULTS = Path(__file__).with_name("adaptation.jsonl")
 EPOCHS = 20  # of every training: start, oracle, methods, peers
 SOURCE, ORACLE = "source only", "target oracle"
-METHODS = get_args(DomainAdaptation.model_fields["method"].annotation)
+METHODS = [name for name in get_args(DomainAdaptation.model_fields["method"].annotation) if name != "none"]
 PEERS = adaptation_peers.peers()
 
 

@@ -27,13 +27,14 @@ import peers
 import torch
 from methods_table import page
 
-from graft.backbones.classifier import Classifier, load_classifier, read_model_json, save_classifier
+from graft.backbones.classifier import Classifier, load_classifier, save_classifier
+from graft.backbones.descriptions import read_model_json
 from graft.backbones.features import extract
 from graft.backbones.trunk import BackboneConfig, Trunk
 from graft.backbones.weights import prepare
 from graft.images.augmentation import augment, policy
-from graft.images.decoding import Images, load_images
 from graft.images.importing import import_data
+from graft.images.loading import Images, load_images
 from graft.images.table import ImageTable, read_table
 from graft.images.validation import validate
 from graft.methods import train

@@ -114,14 +114,17 @@ def augment_by(policy: Policy, pixels: Tensor, draws: np.ndarray) -> Tensor:
         return _augment_chunk(policy, pixels, draws)
     step = max(1, CHUNK // size**2)
 
-    def chunk(start: int) -> Tensor:
+    made = np.empty((len(pixels), 3, size, size), np.uint8)  # threads do not know of inference mode
+
+    def chunk(start: int) -> None:
+        part = slice(start, start + step)
         with one_core():
-            return _augment_chunk(policy, pixels[start : start + step], draws[start : start + step])
+            made[part] = _augment_chunk(policy, pixels[part], draws[part]).numpy()
 
     starts = range(0, len(pixels), step)
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # starts no thread for a single chunk
-        made = list(pool.map(chunk, starts) if len(starts) > 1 else map(chunk, starts))
-    return torch.cat(made) if made else pixels.new_empty((0, 3, size, size))
+        list(pool.map(chunk, starts) if len(starts) > 1 else map(chunk, starts))
+    return torch.from_numpy(made)
 
 
 def _augment_chunk(policy: Policy, pixels: Tensor, draws: np.ndarray) -> Tensor:

@@ -84,7 +84,8 @@ def conflicts(frame: pd.DataFrame) -> pd.Series:
     Args:
         frame: Columns path, sha256 and label (missing where unlabelled).
     """
-    labelled = frame[frame["label"].notna()].sort_values("path")
+    labelled = frame[frame["label"].notna() & frame["sha256"].notna()].sort_values("path")
+    labelled = labelled[labelled.duplicated("sha256", keep=False)]  # few, and groups take their time
     found = {}
     for _, equal in labelled.groupby("sha256"):
         if equal["label"].nunique() > 1:

@@ -88,23 +88,30 @@ class ImageTable:
 
     def contents(self, index: pd.Index) -> list[bytes]:
         """Encoded image files, in the order of `index`; only the row groups they lie in are read."""
-        wanted = np.asarray(index, dtype=np.int64)
-        if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(self.rows):
-            raise IndexError(f"rows {wanted.min()} to {wanted.max()} of a table of {len(self.rows)}")
-        needed = np.unique(wanted)
-        found: dict[int, bytes] = {}
+        found = [b""] * len(index)
+        for positions, files in self.parts(index):
+            for position, file in zip(positions.tolist(), files, strict=True):
+                found[position] = file
+        return found
+
+    def parts(self, index: pd.Index) -> Iterator[tuple[np.ndarray, list[bytes]]]:
+        """`contents` one row group at a time, as they lie in the table: positions in `index`, and files."""
+        rows = np.asarray(index, dtype=np.int64)
+        if len(rows) and not 0 <= rows.min() <= rows.max() < len(self.rows):
+            raise IndexError(f"rows {rows.min()} to {rows.max()} of a table of {len(self.rows)}")
+        order = np.argsort(rows, kind="stable")
+        wanted = rows[order]
         start = 0
         for shard in _shards(self.path):
             with pq.ParquetFile(shard, memory_map=True) as file:
                 for group in range(file.num_row_groups):
                     stop = start + file.metadata.row_group(group).num_rows
-                    here = needed[np.searchsorted(needed, start) : np.searchsorted(needed, stop)]
-                    if len(here):
+                    here = slice(*np.searchsorted(wanted, [start, stop]))
+                    if here.start < here.stop:
                         images = file.read_row_group(group, columns=["image.bytes"])["image"].combine_chunks()
-                        taken = images.field("bytes").take(pa.array(here - start))
-                        found.update(zip(here.tolist(), taken.to_pylist(), strict=True))
+                        taken = images.field("bytes").take(pa.array(wanted[here] - start))
+                        yield order[here], taken.to_pylist()
                     start = stop
-        return [found[row] for row in wanted.tolist()]
 
 
 def write_table(
@@ -136,7 +143,7 @@ def read_table(folder: str | Path) -> ImageTable:
         GraftError: the folder holds no table, or not a whole one.
     """
     folder = Path(folder)
-    facts = _read_facts(folder)
+    facts = read_facts(folder)
     columns = [name for name in SCHEMA.names if name != "image"]
     try:
         shards = [pq.ParquetFile(shard).read(["image.path", *columns]) for shard in _shards(folder)]
@@ -197,7 +204,13 @@ def _shards(folder: Path) -> list[Path]:
     return sorted(folder.glob("data-*-of-*.parquet"))
 
 
-def _read_facts(folder: Path) -> dict[str, Any]:
+def read_facts(folder: str | Path) -> dict[str, Any]:
+    """What table.json says: classes, domains, data_md5, counts by domain and split, rows, shards.
+
+    Raises:
+        GraftError: see `read_table`.
+    """
+    folder = Path(folder)
     try:
         facts = read_json(folder / "table.json")
     except (OSError, ValueError) as error:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from PIL import Image
 from torch import Tensor
 
 from graft.errors import GraftError
 from graft.files import read_json, whole_folder, write_json
 from graft.images.augmentation import policy, write_policy
 from graft.images.decoding import resize_crop, workers
+from graft.images.memory import room_for
 from graft.images.preprocessing import Preprocessing
 from graft.images.table import ImageTable, read_table
 from graft.images.view_making import decode_squares, make_views, square_sides
@@ -27,9 +28,10 @@ from graft.images.view_sheet import draw_sheet
 from graft.params import Augmentation
 from graft.progress import track
 
-FORMAT = "graft views 1"
+FORMAT = "graft views 2"
 SHARD_BYTES = 256 * 2**20  # of pixels, before compression
 BATCH = 128  # images decoded and augmented at once
+ROWS = 32  # of one Parquet row group: what reading one view costs
 FRAME = ("view", "sha256", "label", "domain", "split")
 SCHEMA = pa.schema(
     [
@@ -38,6 +40,7 @@ SCHEMA = pa.schema(
         ("label", pa.int64()),
         ("domain", pa.string()),
         ("split", pa.string()),
+        ("digest", pa.string()),  # SHA-256 of the pixels' bytes, in hexadecimal
         ("side", pa.int32()),
         # uint8 (3, side, side), row by row. Against PNG a third larger, and ten times faster to write.
         ("pixels", pa.binary()),
@@ -94,15 +97,28 @@ def read_views(folder: str | Path) -> tuple[list[np.ndarray], pd.DataFrame]:
     return list(chain.from_iterable(pixels)), pd.concat(frames, ignore_index=True)
 
 
-def load_view_pixels(folder: str | Path, preprocessing: Preprocessing) -> tuple[Tensor, pd.DataFrame]:
-    """Read the views at a backbone's storage size, resized as its images are.
+def read_view_rows(folder: str | Path) -> pd.DataFrame:
+    """The frame of `read_views`, and the column `digest`: SHA-256 of each view's pixels. None is read.
+
+    Raises:
+        GraftError: see `read_views`.
+    """
+    shards = _read_shards(Path(folder), [*FRAME, "digest"])
+    return pd.concat([table.to_pandas() for table in shards], ignore_index=True)
+
+
+def load_view_pixels(
+    folder: str | Path, preprocessing: Preprocessing, wanted: np.ndarray | None = None
+) -> tuple[Tensor, pd.DataFrame]:
+    """Read views at a backbone's storage size, resized as its images are.
 
     Args:
         folder: Of `write_views`.
         preprocessing: Decides the size of the pixels, R.
+        wanted: Their positions in the frame of `read_views`, int64 (M,), growing; by default all.
 
     Returns:
-        uint8 (M, 3, R, R), and the frame of `read_views`.
+        uint8 (M, 3, R, R), and the M rows of that frame.
 
     Raises:
         GraftError: see `read_views`.
@@ -111,19 +127,17 @@ def load_view_pixels(folder: str | Path, preprocessing: Preprocessing) -> tuple[
     def resized(view: np.ndarray) -> np.ndarray:
         if view.shape[-1] == side:
             return view
-        return resize_crop(Image.fromarray(view.transpose(1, 2, 0)), preprocessing)
+        return resize_crop(view.transpose(1, 2, 0), preprocessing)
 
-    side, count = preprocessing.resize_size, _read_facts(Path(folder))["rows"]
-    pixels = np.empty((count, 3, side, side), np.uint8)
-    frames, start = [], 0
+    side, frame = preprocessing.resize_size, read_view_rows(folder)[list(FRAME)]
+    chosen = np.arange(len(frame)) if wanted is None else wanted
+    pixels = room_for((len(chosen), 3, side, side), f"the pixels of {len(chosen)} views")
     with ThreadPoolExecutor(workers()) as pool:
-        for table in _read_shards(Path(folder)):  # one at a time: the views may be larger than memory
-            frames.append(table.select(FRAME).to_pandas())
-            done = track(pool.map(resized, _arrays(table)), "resizing", total=len(table), unit="views")
-            for position, view in enumerate(done, start):
-                pixels[position] = view
-            start += len(table)
-    return torch.from_numpy(pixels), pd.concat(frames, ignore_index=True)
+        groups = _read_groups(Path(folder), chosen)  # one at a time: the views may be larger than memory
+        done = chain.from_iterable(pool.map(resized, _arrays(table)) for table in groups)
+        for position, view in enumerate(track(done, "resizing", total=len(chosen), unit="views")):
+            pixels[position] = view
+    return torch.from_numpy(pixels), frame.iloc[chosen].reset_index(drop=True)
 
 
 def _parts(table: ImageTable, index: pd.Index, views: int) -> list[pd.Index]:
@@ -144,7 +158,9 @@ def _rows(table: ImageTable, parts: list[pd.Index], params: Augmentation) -> Ite
                 for view in range(params.views):
                     made = make_views(squares, [fact["sha256"] for fact in facts], view, params)
                     for fact, pixels in zip(facts, made, strict=True):
-                        yield {**fact, "view": view, "side": pixels.shape[-1], "pixels": pixels.tobytes()}
+                        content = pixels.tobytes()
+                        own = {"view": view, "side": pixels.shape[-1], "pixels": content}
+                        yield {**fact, **own, "digest": hashlib.sha256(content).hexdigest()}
 
 
 def _write_shards(folder: Path, parts: list[pd.Index], rows: Iterator[dict[str, Any]], views: int) -> int:
@@ -153,20 +169,28 @@ def _write_shards(folder: Path, parts: list[pd.Index], rows: Iterator[dict[str, 
     for number, part in enumerate(parts):
         shard = folder / f"data-{number:05d}-of-{len(parts):05d}.parquet"
         own = islice(rows, len(part) * views)
-        with pq.ParquetWriter(shard, SCHEMA, compression="zstd", use_dictionary=list(FRAME)) as writer:
+        writer = pq.ParquetWriter(shard, SCHEMA, compression="zstd", use_dictionary=list(FRAME))
+        with writer, ThreadPoolExecutor(1) as saver:
+            saved: Future[None] | None = None
             while batch := list(islice(own, BATCH)):
-                writer.write_table(pa.Table.from_pylist(batch, SCHEMA))
+                table = pa.Table.from_pylist(batch, SCHEMA)
+                if saved:
+                    saved.result()
+                # While it is compressed, the next ones are made.
+                saved = saver.submit(writer.write_table, table, row_group_size=ROWS)
+            if saved:
+                saved.result()
         size += shard.stat().st_size
     return size
 
 
-def _read_shards(folder: Path) -> Iterator[pa.Table]:
+def _read_shards(folder: Path, columns: list[str] | None = None) -> Iterator[pa.Table]:
     facts = _read_facts(folder)
     shards = sorted(folder.glob("data-*-of-*.parquet"))
     rows = 0
     try:
         for shard in shards:
-            table = pq.ParquetFile(shard).read()
+            table = pq.ParquetFile(shard).read(columns)
             rows += len(table)
             yield table
     except (OSError, pa.ArrowException) as error:
@@ -174,6 +198,22 @@ def _read_shards(folder: Path) -> Iterator[pa.Table]:
     if (len(shards), rows) != (facts["shards"], facts["rows"]):
         expected = f"views.json says {facts['rows']} views in {facts['shards']} shards"
         raise _not_whole(folder, f"{rows} views in {len(shards)} shards, and {expected}")
+
+
+def _read_groups(folder: Path, chosen: np.ndarray) -> Iterator[pa.Table]:
+    """The chosen rows, row group by row group; the others are not read."""
+    start = 0
+    try:
+        for shard in sorted(folder.glob("data-*-of-*.parquet")):
+            with pq.ParquetFile(shard) as file:
+                for group in range(file.num_row_groups):
+                    stop = start + file.metadata.row_group(group).num_rows
+                    here = chosen[np.searchsorted(chosen, start) : np.searchsorted(chosen, stop)]
+                    if len(here):
+                        yield file.read_row_group(group, ["side", "pixels"]).take(here - start)
+                    start = stop
+    except (OSError, pa.ArrowException) as error:
+        raise _not_whole(folder, f"{shard.name} cannot be read ({error})") from error
 
 
 def _arrays(table: pa.Table) -> Iterator[np.ndarray]:

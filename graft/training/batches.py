@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -10,10 +11,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from graft.images.augmentation import Policy, augment_by, mix
-from graft.images.decoding import Images
 from graft.images.draws import uniforms
+from graft.images.loading import Images
 from graft.images.preprocessing import Preprocessing
 from graft.training.distributed import rank, world
+from graft.training.pieces import now
 
 
 def step_seed(seed: int, step: int, stream: int = 0) -> int:
@@ -34,12 +36,15 @@ def batch_indices(count: int, batch_size: int, step: int, seed: int) -> np.ndarr
         int64 (B,), each in [0, N). Over any N consecutive positions aligned with a permutation,
         every image occurs exactly once.
     """
-    positions = np.arange(step * batch_size, (step + 1) * batch_size)
-    epochs = positions // count
-    orders = {int(e): _order(count, int(e), seed) for e in np.unique(epochs)}
-    return np.array([orders[int(p // count)][p % count] for p in positions], dtype=np.int64)
+    epochs, places = np.divmod(np.arange(step * batch_size, (step + 1) * batch_size), count)
+    indices = np.empty(batch_size, np.int64)
+    for epoch in np.unique(epochs).tolist():
+        here = epochs == epoch
+        indices[here] = _order(count, epoch, seed)[places[here]]
+    return indices
 
 
+@lru_cache(maxsize=8)  # to shuffle a million images takes as long as a step on a GPU
 def _order(count: int, epoch: int, seed: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(count)
 
@@ -50,7 +55,8 @@ class Batches:
 
     Where several processes train together, each gets its slice of every batch, and the slices are those
     of the batch that one process alone would see: more processes do not change what is learned. That is
-    why images, draws and mixing are fixed for the whole batch and only then cut.
+    why images, draws and mixing are fixed for the whole batch and only then cut. Where memory does not
+    suffice for a slice, it is cut once more (`graft.training.pieces`).
 
     Attributes:
         images: N images held as uint8.
@@ -69,30 +75,42 @@ class Batches:
 
     @property
     def share(self) -> int:
-        """B: how many images of each batch are this process's; all of them where it trains alone."""
-        return -(-self.batch_size // world())
+        """B: how many images a call gives: this process's of each batch, or of the piece at the moment."""
+        mine = self._mine
+        return mine.stop - mine.start
 
     @property
     def per_epoch(self) -> int:
         """Steps that show each image about once."""
-        return max(1, round(len(self.images) / (self.share * world())))
+        return max(1, round(len(self.images) / self._whole))
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         """Step i's images, float (B, 3, S, S), and label probabilities (B, C); zeros where unlabelled."""
-        order = batch_indices(len(self.images), self.share * world(), step, self.seed)
+        order = batch_indices(len(self.images), self._whole, step, self.seed)
         seed = step_seed(self.seed, step, stream=1)
         draws = uniforms(len(order), seed)
-        mine = slice(rank() * self.share, (rank() + 1) * self.share)
+        mine = self._mine
         mixes = self.policy is not None and bool(self.policy.params.mixup or self.policy.params.cutmix)
         if not mixes:  # each image depends on its own draws alone: the others need not be made
             order, draws = order[mine], draws[mine]
-        chosen = self.images[order]
-        inputs, targets = self._inputs(chosen.pixels, draws), self._targets(chosen.labels)
+        places = torch.from_numpy(order)
+        labels = self.images.labels[places]
+        inputs, targets = self._inputs(self.images.pixels[places], draws), self._targets(labels)
         if self.policy is not None and mixes:
-            if bool((chosen.labels >= 0).all()):
+            if bool((labels >= 0).all()):
                 inputs, targets = mix(inputs, targets, self.policy.params, seed=seed)
             inputs, targets = inputs[mine], targets[mine]
         return inputs.contiguous(memory_format=torch.channels_last), targets
+
+    @property
+    def _whole(self) -> int:
+        """Images of a batch in all processes together."""
+        return -(-self.batch_size // world()) * world()
+
+    @property
+    def _mine(self) -> slice:
+        own = self._whole // world()
+        return now.get().of(slice(rank() * own, (rank() + 1) * own))
 
     def _inputs(self, pixels: Tensor, draws: np.ndarray) -> Tensor:
         pixels = pixels.to(self.device)

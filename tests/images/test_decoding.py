@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import struct
 import time
 import zlib
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -20,10 +18,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
 
-from graft.errors import GraftError
-from graft.images.decoding import BrokenImage, Images, decode, load_images, threads, to_pixels
+from graft.images.decoding import BrokenImage, decode, threads, to_pixels
 from graft.images.preprocessing import Preprocessing
-from graft.images.table import read_table, write_table
 
 Encode = Callable[..., bytes]
 Photo = Callable[..., Image.Image]
@@ -169,7 +165,8 @@ def test_preprocessing_is_torchvisions(
     pixels = torch.from_numpy(to_pixels(encoded(photo(3, size)), preprocessing))
     assert pixels.shape == (3, crop + margin, crop + margin)
     expected = by_torchvision(photo(3, size), preprocessing)
-    assert torch.equal(preprocessing.centre(pixels[None])[0], expected)
+    found = preprocessing.centre(pixels[None])[0]
+    assert (found.int() - expected.int()).abs().max() <= 2  # each rounds weights and twice pixels
 
 
 @pytest.mark.parametrize("size", [(1000, 700), (700, 1000), (1003, 501)])
@@ -194,56 +191,6 @@ def test_real_photos_are_preprocessed_as_torchvision_does(shared: Path) -> None:
         assert difference(pixels, by_torchvision(decode(content), preprocessing)) < 1
 
 
-def small_table(folder: Path, contents: list[bytes]) -> Any:
-    facts = {
-        "split": "train",
-        "domain": "",
-        "width": 48,
-        "height": 32,
-        "mode": "RGB",
-        "phash": 0,
-        "leak": False,
-    }
-    records = [
-        {
-            "image": {"bytes": content, "path": f"{number}.png"},
-            "label": number % 2,
-            "sha256": hashlib.sha256(content).hexdigest(),
-            "duplicate_of": None,
-            "near_duplicate_of": None,
-            **facts,
-        }
-        for number, content in enumerate(contents)
-    ]
-    write_table(folder, records, classes=["ant", "bee"], data_md5="")
-    return read_table(folder)
-
-
-def test_images_are_loaded_in_the_order_asked(tmp_path: Path, photo: Photo, encoded: Encode) -> None:
-    contents = [encoded(photo(seed)) for seed in range(7)]
-    table = small_table(tmp_path / "images", contents)
-    preprocessing = Preprocessing(16, 20)
-    images = load_images(table, pd.Index([6, 0, 3]), preprocessing)
-    assert (len(images), images.labels.tolist()) == (3, [0, 0, 1])
-    assert images.pixels.dtype == torch.uint8
-    assert images.labels.dtype == torch.int64
-    for pixels, row in zip(images.pixels, [6, 0, 3], strict=True):
-        assert np.array_equal(pixels.numpy(), to_pixels(contents[row], preprocessing))
-    assert images.rows["path"].tolist() == ["6.png", "0.png", "3.png"]
-    assert list(images.rows) == ["sha256", "path", "domain", "split"]
-    assert len(load_images(table, pd.Index([], dtype=int), preprocessing)) == 0
-
-
-@pytest.mark.parametrize(
-    "index", [slice(1, 3), torch.tensor([1, 2]), np.array([1, 2]), torch.tensor([False, True, True, False])]
-)
-def test_images_can_be_indexed(index: Any) -> None:
-    rows = pd.DataFrame({"sha256": list("abcd")})
-    images = Images(torch.arange(4).view(4, 1, 1, 1), torch.arange(4), rows)[index]
-    assert images.labels.tolist() == images.pixels.flatten().tolist() == [1, 2]
-    assert images.rows["sha256"].to_dict() == {0: "b", 1: "c"}
-
-
 def test_leaving_early_drops_what_is_not_begun() -> None:
     begun: list[int] = []
 
@@ -260,10 +207,3 @@ def test_leaving_early_drops_what_is_not_begun() -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert len(begun) < 1000
-
-
-def test_a_table_that_rotted_is_named(tmp_path: Path, photo: Photo, encoded: Encode) -> None:
-    table = small_table(tmp_path / "images", [encoded(photo(0)), b"rotten"])
-    with pytest.raises(GraftError, match=r"1\.png .*cannot be decoded: text") as caught:
-        load_images(table, table.select(), Preprocessing(16, 20))
-    assert "run data_validation again" in caught.value.fix

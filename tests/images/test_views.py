@@ -20,11 +20,11 @@ from torch.nn import functional
 from graft.errors import GraftError
 from graft.images import views
 from graft.images.augmentation import augment, policy, read_policy
-from graft.images.decoding import load_images
+from graft.images.loading import load_images
 from graft.images.preprocessing import Preprocessing
 from graft.images.table import read_table, write_table
 from graft.images.view_sheet import MARGIN, MIN_WIDTH, _wrapped, describe
-from graft.images.views import load_view_pixels, read_views, write_views
+from graft.images.views import load_view_pixels, read_view_rows, read_views, write_views
 from graft.params import Augmentation
 
 NOTHING: dict[str, Any] = {
@@ -164,6 +164,35 @@ def test_many_shards_hold_the_same_views(
     )
     pixels, frame = load_view_pixels(tmp_path / "many", Preprocessing(16, 16))
     assert len(pixels) == len(frame) == 20
+
+
+def test_of_chosen_views_only_their_row_groups_are_read(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(views, "ROWS", 4)
+    write_views(images, Augmentation(views=3), tmp_path / "views")
+    pixels, frame = load_view_pixels(tmp_path / "views", Preprocessing(16, 16))
+    read: list[int] = []
+    read_row_group = pq.ParquetFile.read_row_group
+
+    def noted(file: pq.ParquetFile, group: int, columns: list[str]) -> Any:
+        read.append(group)
+        return read_row_group(file, group, columns)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", noted)
+    wanted = np.array([1, 2, 29])
+    some, rows = load_view_pixels(tmp_path / "views", Preprocessing(16, 16), wanted)
+    assert read == [0, 7]
+    assert torch.equal(some, pixels[wanted])
+    pd.testing.assert_frame_equal(rows, frame.iloc[wanted].reset_index(drop=True))
+
+
+def test_the_digest_is_that_of_the_pixels(images: Path, tmp_path: Path) -> None:
+    write_views(images, Augmentation(), tmp_path / "views")
+    pixels, frame = read_views(tmp_path / "views")
+    rows = read_view_rows(tmp_path / "views")
+    assert list(rows["digest"]) == [hashlib.sha256(view.tobytes()).hexdigest() for view in pixels]
+    pd.testing.assert_frame_equal(rows.drop(columns="digest"), frame)
 
 
 def test_no_views_is_an_empty_table_that_says_so(images: Path, tmp_path: Path) -> None:
