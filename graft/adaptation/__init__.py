@@ -17,10 +17,12 @@ from graft.adaptation.evidence import call_witnesses, hear
 from graft.adaptation.states import States, Watch
 from graft.adaptation.target import tune_on_target
 from graft.backbones.classifier import Classifier
+from graft.backbones.precision import computing_in, in_words
 from graft.errors import GraftError
 from graft.images.augmentation import Policy
 from graft.images.table import ImageTable
 from graft.params import DomainAdaptation
+from graft.progress import say
 from graft.training.device import best_device
 from graft.training.freezing import unfreeze
 from graft.training.loop import History, Phase, fit
@@ -79,6 +81,19 @@ def adapt(
             the choice wants labels that are not there.
     """
     check_domains(table)
+    with computing_in(params.precision):
+        say(f"{params.method}: adapting in {in_words(best_device())}")
+        return _adapt(table, model, policy, params, work, watch)
+
+
+def _adapt(
+    table: ImageTable,
+    model: Classifier,
+    policy: Policy,
+    params: DomainAdaptation,
+    work: Path,
+    watch: Watch | None,
+) -> Adapted:
     labelled = len(labelled_index(table, "val", "target"))
     if params.choice == "target_accuracy" and not labelled:
         raise GraftError(

@@ -8,7 +8,7 @@ from typing import Any
 from graft.adaptation.domains import check_domains
 from graft.backbones.classifier import Classifier
 from graft.errors import GraftError
-from graft.images.decoding import load_images
+from graft.images.loading import load_images
 from graft.images.table import ImageTable
 from graft.params import DomainAdaptation
 from graft.training.statistics import batch_norms, target_statistics

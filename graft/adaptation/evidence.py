@@ -10,7 +10,7 @@ import torch
 
 from graft.backbones.classifier import Classifier
 from graft.backbones.features import extract
-from graft.images.decoding import Images, load_images
+from graft.images.loading import Images, load_images
 from graft.images.table import ImageTable
 from graft.training.supervised import labelled_index
 

@@ -13,7 +13,7 @@ from graft.adaptation.domains import check_domains
 from graft.backbones.features import extract
 from graft.backbones.trunk import BackboneConfig, Trunk
 from graft.errors import GraftError
-from graft.images.decoding import load_images
+from graft.images.loading import load_images
 from graft.images.table import ImageTable
 from graft.methods.linear_path import Solution, Space
 from graft.methods.logistic import logistic
@@ -84,7 +84,8 @@ def load_features(table: ImageTable, trunk: Trunk, config: BackboneConfig) -> Do
             )
     val = validation_index(table)
     images = load_images(table, source.append([target, val]), config.preprocessing)
-    features = extract(trunk, config, images.pixels, FeatureExtraction().batch_size).numpy()
+    size = FeatureExtraction().batch_size
+    features = extract(trunk, config, images.pixels, size, engine="auto").numpy()
     cuts = np.cumsum([len(source), len(target)])
     of_source, of_target, of_val = np.split(features, cuts)
     source_labels, target_labels, val_labels = np.split(images.labels.numpy(), cuts)

@@ -7,7 +7,7 @@ import pandas as pd
 
 from graft.adaptation.distance import told_apart
 from graft.backbones.classifier import Classifier
-from graft.images.decoding import load_images
+from graft.images.loading import load_images
 from graft.images.table import ImageTable
 
 PER_DOMAIN = 250  # images: enough to see a cloud, few enough for a second of t-SNE

@@ -13,7 +13,7 @@ import pandas as pd
 from graft.backbones.classifier import Classifier
 from graft.errors import GraftError
 from graft.files import whole_file
-from graft.images.decoding import load_images
+from graft.images.loading import load_images
 from graft.images.preprocessing import Preprocessing
 from graft.images.table import ImageTable
 
@@ -115,10 +115,11 @@ def _fill(
     classes: Sequence[str],
     batch_size: int,
 ) -> None:
+    asked = {name: model.predictor(len(index), batch_size) for name, model in models.items()}
     for start in range(0, len(index), CHUNK):
         images = load_images(table, index[start : start + CHUNK], preprocessing)
         for name, model in models.items():
-            answer = model.predict_pixels(images.pixels, batch_size)
+            answer = asked[name](images.pixels)
             found[name][start : start + CHUNK] = align(answer, model.classes, classes)
 
 

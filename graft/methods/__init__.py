@@ -8,11 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from graft.backbones.classifier import Classifier
+from graft.backbones.precision import computing_in, in_words
 from graft.errors import GraftError
 from graft.images.augmentation import Policy
 from graft.images.table import ImageTable
 from graft.methods.hyperrule import plan
 from graft.params import FineTuning
+from graft.progress import say
+from graft.training.device import best_device
 from graft.training.loop import History
 from graft.training.supervised import labelled_index
 
@@ -60,7 +63,9 @@ def train(
         )
     name = MODULES[params.method]
     method: Method = getattr(importlib.import_module(f"{__name__}.{name}"), name)
-    return method(table, model, _mixed(policy, table, model, params), params, work=work)
+    with computing_in(params.precision):
+        say(f"{params.method}: training in {in_words(best_device())}")
+        return method(table, model, _mixed(policy, table, model, params), params, work=work)
 
 
 def _mixed(policy: Policy, table: ImageTable, model: Classifier, params: FineTuning) -> Policy:

@@ -14,7 +14,7 @@ from graft.backbones.trunk import BackboneConfig, Trunk
 from graft.errors import GraftError
 from graft.images.augmentation import Policy
 from graft.images.augmentation import policy as make_policy
-from graft.images.decoding import load_images
+from graft.images.loading import load_images
 from graft.images.table import ImageTable
 from graft.methods.lesson import prepare
 from graft.methods.logistic import logistic
@@ -79,7 +79,8 @@ def _frozen(
     more = table.select(split="unlabeled", domain=table.target)
     rows = index.append([more, val])
     images = load_images(table, rows, config.preprocessing)
-    features = extract(trunk, config, images.pixels, FeatureExtraction().batch_size).numpy()
+    size = FeatureExtraction().batch_size
+    features = extract(trunk, config, images.pixels, size, engine="auto").numpy()
     learn, unlabelled, judge = np.split(features, np.cumsum([len(index), len(more)]))
     mean, deviation = learn.mean(0), learn.std(0) + 1e-6
     learn, unlabelled, judge = ((each - mean) / deviation for each in (learn, unlabelled, judge))

@@ -12,7 +12,7 @@ from graft.backbones.features import extract
 from graft.backbones.transferability import h_score, log_me
 from graft.backbones.weights import prepare
 from graft.errors import GraftError
-from graft.images.decoding import load_images
+from graft.images.loading import load_images
 from graft.images.table import ImageTable
 from graft.params import Backbone
 from graft.training.device import best_device
@@ -85,7 +85,8 @@ def _features(table: ImageTable, backbone: Backbone, batch_size: int) -> tuple[n
         )
     trunk, config = prepare(backbone)
     loaded = load_images(table, labelled_index(table, "train", table.target), config.preprocessing)
-    features = extract(trunk.to(best_device()), config, loaded.pixels, batch_size, what=backbone.name).numpy()
+    trunk.to(best_device())
+    features = extract(trunk, config, loaded.pixels, batch_size, backbone.name, engine="auto").numpy()
     if not np.isfinite(features).all():
         raise GraftError(f"{backbone.name}: its features are not finite", "check its weights")
     return features, loaded.labels.numpy()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from graft.backbones.classifier import Classifier
 from graft.errors import GraftError
-from graft.images.decoding import load_images
+from graft.images.loading import load_images
 from graft.images.table import ImageTable
 from graft.monitoring.incoming import FEWEST, NewImages, read_new_images
 from graft.monitoring.label_free import PredictedAccuracy, doubt, predict_accuracy

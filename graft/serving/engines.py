@@ -3,45 +3,34 @@
 from __future__ import annotations
 
 import logging
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from graft.backbones.classifier import Classifier
+from graft.backbones.engine import Prepared, openvino_package
 
 INPUT, OUTPUT = "pixels", "probabilities"
 Run = Callable[[Tensor], np.ndarray]  # uint8 (N, 3, R, R) -> float32 (N, C)
 
 
-class PixelsToProbabilities(nn.Module):
+class PixelsToProbabilities(Prepared):
     """A classifier with its crop, its normalisation and the softmax, so that none of them can be forgotten.
 
     Shape:
         uint8 (N, 3, R, R) -> float32 (N, C)
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, model: Classifier) -> None:
-        super().__init__()
-        self.model = model
-        preprocessing = model.config.preprocessing
-        self.centre = preprocessing.centre
-        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1))
+        super().__init__(model, model.config.preprocessing)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        x = (self.centre(pixels).float() / 255 - self.mean) / self.std
-        probabilities: Tensor = self.model(x).softmax(1)
-        return probabilities
+        return super().forward(pixels).softmax(1)
 
 
 def write_torch_export(model: Classifier, folder: Path) -> None:
@@ -66,7 +55,7 @@ def write_onnx(model: Classifier, folder: Path) -> None:
 
 def write_openvino(model: Classifier, folder: Path) -> None:
     """Write `model.xml` and `model.bin`, in float32."""
-    with _openvino() as openvino, _quiet():
+    with openvino_package() as openvino, _quiet():
         converted = openvino.convert_model(_program(model))
         side = model.config.preprocessing.resize_size
         converted.reshape({converted.inputs[0]: openvino.PartialShape([-1, 3, side, side])})
@@ -100,7 +89,7 @@ def run_openvino(folder: Path) -> Run:
 
     Left to itself OpenVINO takes bfloat16 where the CPU has it: faster, and off by more than rounding.
     """
-    with _openvino() as openvino:
+    with openvino_package() as openvino:
         precision = {"INFERENCE_PRECISION_HINT": "f32"}
         compiled = openvino.Core().compile_model(folder / "model.xml", "CPU", precision)
     return lambda pixels: np.array(compiled({INPUT: pixels.numpy()})[OUTPUT])
@@ -113,21 +102,6 @@ def _program(model: Classifier) -> torch.export.ExportedProgram:
     module = PixelsToProbabilities(model).eval()
     with torch.no_grad():
         return torch.export.export(module, (example,), dynamic_shapes={"pixels": {0: batch}})
-
-
-@contextmanager
-def _openvino() -> Iterator[Any]:
-    """The package; without its telemetry, which sends at the import unless a file at home forbids it."""
-    name = "openvino_telemetry"
-    loaded = {each: sys.modules.pop(each) for each in list(sys.modules) if each.split(".")[0] == name}
-    sys.modules[name] = None  # type: ignore[assignment] # OpenVINO then takes its own stub
-    try:
-        import openvino
-
-        yield openvino
-    finally:
-        del sys.modules[name]
-        sys.modules.update(loaded)
 
 
 @contextmanager

@@ -10,16 +10,16 @@ import numpy as np
 import pandas as pd
 
 from graft.backbones.classifier import Classifier, save_classifier
-from graft.backbones.features import extract
+from graft.backbones.precision import computing_in, in_words
 from graft.backbones.structures import layered, positions
 from graft.backbones.trunk import BackboneConfig, Trunk, load_backbone
 from graft.errors import GraftError
-from graft.files import whole_folder, write_json
-from graft.images.decoding import load_images
+from graft.files import read_json, whole_folder, write_json
 from graft.images.table import ImageTable, read_table
-from graft.images.views import load_view_pixels
 from graft.methods.probe import LabelledFeatures, equal_shares, fit_probe, how_chosen
 from graft.params import FeatureExtraction, parse
+from graft.progress import say
+from graft.steps.stored_features import features_of, open_store
 from graft.training.device import best_device
 from graft.training.supervised import validation_index
 
@@ -35,21 +35,22 @@ def run(
 ) -> None:
     """See components/feature_extraction.py."""
     params = parse(FeatureExtraction, feature_extraction, "params: feature_extraction")
+    with computing_in(params.precision):
+        _extract_and_fit(params, images, views, network, features, probe)
+
+
+def _extract_and_fit(
+    params: FeatureExtraction, images: Path, views: Path, network: Path, features: Path, probe: Path
+) -> None:
     table = read_table(images)
     trunk, config = read_out(*load_backbone(network), params)
     trunk.to(best_device())
+    computed = in_words(best_device())
+    say(f"features are computed in {computed}")
 
     index = table.select(split=["train", "val", "unlabeled"])
-    loaded = load_images(table, index, config.preprocessing)
-    frame = loaded.rows[["sha256", "domain", "split"]].assign(label=loaded.labels.numpy(), view=0)
-    vectors = extract(trunk, config, loaded.pixels, params.batch_size, what="features of images").numpy()
-    if params.views:
-        pixels, view_rows = load_view_pixels(views, config.preprocessing)
-        if len(pixels):
-            extracted = extract(trunk, config, pixels, params.batch_size, what="features of views")
-            vectors = np.concatenate([vectors, extracted.numpy()])
-            columns = ["sha256", "domain", "split", "label", "view"]
-            frame = pd.concat([frame, view_rows[columns]], ignore_index=True)
+    store = open_store(params, trunk, config, read_json(network / "backbone.json")["weights_sha256"])
+    frame, vectors = features_of(table, index, views if params.views else None, trunk, config, params, store)
     write_features(features, frame, vectors)
 
     count = (config.structure or {}).get("positions", 1)
@@ -58,7 +59,12 @@ def run(
     head, path = fit_probe(train, val, len(table.classes), params)
     model = Classifier(trunk.cpu(), head, config=config, classes=table.classes)
     chosen = how_chosen(path, params, len(val.labels))
-    extra = {"validation_images": len(val.labels), "head": params.head, "chosen": chosen}
+    extra = {
+        "validation_images": len(val.labels),
+        "head": params.head,
+        "chosen": chosen,
+        "computed": computed,
+    }
     save_classifier(model, probe, method="probe", extra=extra)
     write_json(probe / "path.json", path)
 

@@ -1,9 +1,8 @@
-"""Where training runs, and in which number format."""
+"""Where training runs."""
 
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -27,10 +26,3 @@ def best_device() -> torch.device:
             f"give torchrun --nproc-per-node {gpus}",
         )
     return torch.device("cuda", mine)
-
-
-def autocast(device: torch.device) -> AbstractContextManager[object]:
-    """bfloat16 on a GPU; full float32 elsewhere."""
-    if device.type == "cuda":
-        return torch.autocast("cuda", dtype=torch.bfloat16)
-    return nullcontext()

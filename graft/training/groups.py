@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+FUSED = ("cpu", "cuda")  # devices with such a kernel
+
 
 def same_rate(_name: str) -> float:
     """Every parameter learns at the phase's own rate."""
@@ -41,6 +43,15 @@ def parameter_groups(
         {"params": parameters, "weight_decay": weight_decay if decays else 0.0, "factor": factor}
         for (factor, decays), parameters in groups.items()
     ]
+
+
+def adamw(
+    model: nn.Module, rate: float, weight_decay: float, rates: Callable[[str], float] = same_rate
+) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter 2019) on `parameter_groups`, in one kernel where torch can."""
+    groups = parameter_groups(model, weight_decay, rates)
+    fused = all(p.device.type in FUSED and p.is_floating_point() for g in groups for p in g["params"])
+    return torch.optim.AdamW(groups, lr=rate, fused=fused)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

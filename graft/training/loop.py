@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graft.backbones.precision import autocast, lay_out
 from graft.progress import say
 from graft.training import distributed
 from graft.training.averaging import WeightAverage
 from graft.training.batches import step_seed
 from graft.training.checkpoints import load_checkpoint, save_checkpoint, weights_of
-from graft.training.device import autocast
-from graft.training.groups import parameter_groups, same_rate, set_rate
+from graft.training.groups import adamw, same_rate, set_rate
+from graft.training.pieces import Pieces, now
 from graft.training.schedules import cosine
 
 Loss = Callable[[int], tuple[Tensor, dict[str, float]]]
@@ -63,6 +64,7 @@ class _Run:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     average: WeightAverage
+    pieces: Pieces
 
 
 @dataclass
@@ -88,7 +90,8 @@ def fit(
     After every epoch the model is validated and the phase's whole state is written to
     `work/<phase>.pt`. Called again after a kill, it goes on from there and ends with the same weights:
     nothing random outlives a step, because each step seeds its own draws. Under torchrun the processes
-    average their gradients, and the first alone writes.
+    average their gradients, and the first alone writes. Where memory runs out in one process alone,
+    batches go on in `Pieces`.
 
     Args:
         model: Holds everything `loss` trains.
@@ -111,8 +114,9 @@ def fit(
     """
     path = work / f"{phase.name}.pt"
     distributed.share_state(model)
-    groups = parameter_groups(model, phase.weight_decay, phase.rates)
-    run = _Run(model, torch.optim.AdamW(groups, lr=phase.learning_rate), WeightAverage(model, phase.ema))
+    lay_out(model)
+    optimizer = adamw(model, phase.learning_rate, phase.weight_decay, phase.rates)
+    run = _Run(model, optimizer, WeightAverage(model, phase.ema), Pieces())
     progress, kept = _resume(path, run)
     with distributed.common_statistics(model):
         while not progress.finished and progress.epoch < phase.epochs:
@@ -169,7 +173,7 @@ def _train(run: _Run, loss: Loss, phase: Phase, epoch: int) -> dict[str, Any]:
     for step in range(epoch * phase.steps_per_epoch, (epoch + 1) * phase.steps_per_epoch):
         rate = phase.learning_rate * phase.schedule((step + 1) / (total + 1))
         set_rate(run.optimizer, rate)
-        numbers = take_step(run.model, run.optimizer, loss, step, seed=phase.seed)
+        numbers = take_step(run.model, run.optimizer, loss, step, seed=phase.seed, pieces=run.pieces)
         if not math.isfinite(numbers["loss"]):
             diverged = f"loss {numbers['loss']} at step {step}"
             return {"phase": phase.name, "epoch": epoch + 1, "diverged": diverged}
@@ -181,13 +185,27 @@ def _train(run: _Run, loss: Loss, phase: Phase, epoch: int) -> dict[str, Any]:
 
 
 def take_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, loss: Loss, step: int, *, seed: int
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss: Loss,
+    step: int,
+    *,
+    seed: int,
+    pieces: Pieces | None = None,
 ) -> dict[str, float]:
-    """One step of the optimiser, unless the loss is not finite; gives the numbers of `measure`."""
-    value, numbers = measure(model, loss, step, seed=seed)
+    """One step of the optimiser, unless the loss is not finite; gives the numbers of `measure`.
+
+    Where memory runs out, the step is done again in more `pieces`, and those after it are, too.
+    """
+
+    def learn() -> dict[str, float]:
+        value, numbers = measure(model, loss, step, seed=seed)
+        if math.isfinite(numbers["loss"]):
+            (value / now.get().total).backward()
+        return numbers
+
+    numbers = (pieces or Pieces()).learn(learn, optimizer.zero_grad)
     if math.isfinite(numbers["loss"]):
-        optimizer.zero_grad(set_to_none=True)
-        value.backward()
         distributed.average_gradients(model.parameters())
         optimizer.step()
     return numbers
@@ -195,8 +213,9 @@ def take_step(
 
 def measure(model: nn.Module, loss: Loss, step: int, *, seed: int) -> tuple[Tensor, dict[str, float]]:
     """The loss of one step; with it as `loss`, what else was logged: means over all processes."""
-    # Processes see different images and so draw different dropout.
-    torch.manual_seed(step_seed(seed, step, stream=2 * distributed.rank()))
+    # Processes and pieces see different images and so draw different dropout.
+    stream = distributed.rank() + distributed.world() * now.get().number
+    torch.manual_seed(step_seed(seed, step, stream=2 * stream))
     with autocast(next(model.parameters()).device):
         value, logs = loss(step)
     return value, distributed.average({"loss": value.item(), **logs})
@@ -218,6 +237,7 @@ def _resume(path: Path, run: _Run) -> tuple[_Progress, dict[str, Tensor]]:
     run.model.load_state_dict(state["model"])
     run.optimizer.load_state_dict(state["optimizer"])
     run.average.load_state_dict(state["average"])
+    run.pieces.count = state["pieces"]
     progress = _Progress(**{**state["progress"], "best": tuple(state["progress"]["best"])})
     return progress, state["kept"]
 
@@ -227,6 +247,7 @@ def _save(path: Path, run: _Run, progress: _Progress, kept: dict[str, Tensor]) -
         "model": weights_of(run.model),
         "optimizer": run.optimizer.state_dict(),
         "average": run.average.state_dict(),
+        "pieces": run.pieces.count,
         "kept": kept,
         "progress": {**vars(progress), "best": list(progress.best)},
     }

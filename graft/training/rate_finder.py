@@ -16,7 +16,7 @@ from torch import nn
 from graft.errors import GraftError
 from graft.files import whole_file
 from graft.images.canvas import BLUE, ORANGE, new_figure, to_svg
-from graft.training.groups import parameter_groups, same_rate, set_rate
+from graft.training.groups import adamw, same_rate, set_rate
 from graft.training.loop import Loss, measure, take_step
 
 EXPLODED = 4.0  # times the best smoothed loss
@@ -80,7 +80,7 @@ def find_rate(
     if not (0 < lowest < highest and steps > 1):
         raise ValueError(f"cannot search from {lowest} to {highest} in {steps} steps")
     tried, losses = np.geomspace(lowest, highest, steps), list[float]()
-    optimizer = torch.optim.AdamW(parameter_groups(model, weight_decay, rates), lr=lowest)
+    optimizer = adamw(model, lowest, weight_decay, rates)
     hardness = _hardness(model, loss, steps, seed)
     with _restored(model):
         for step, rate in enumerate(tried):

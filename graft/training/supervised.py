@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from graft.backbones.classifier import Classifier
+from graft.backbones.precision import autocast
 from graft.images.augmentation import Policy
-from graft.images.decoding import load_images
+from graft.images.loading import load_images
 from graft.images.preprocessing import Preprocessing
 from graft.images.table import ImageTable
 from graft.training.batches import Batches
@@ -106,7 +107,8 @@ def validator(model: Classifier, table: ImageTable, index: pd.Index) -> Validate
     labels = images.labels.numpy()
 
     def validate() -> dict[str, float]:
-        probabilities = model.predict_pixels(images.pixels)
+        with autocast(model.device):
+            probabilities = model.predict_pixels(images.pixels)
         likelihood = probabilities[np.arange(len(labels)), labels]
         return {
             "val_accuracy": float((probabilities.argmax(1) == labels).mean()),

@@ -150,7 +150,7 @@ def measure(candidate: Path, images: Path) -> Score:
     import numpy as np
 
     from graft.backbones.classifier import load_classifier
-    from graft.images.decoding import load_images
+    from graft.images.loading import load_images
     from graft.images.table import read_table
     from graft.training.device import best_device
     from graft.training.supervised import validation_index

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from graft.adaptation.adabn import adabn
 from graft.backbones.trunk import build
 from graft.errors import GraftError
-from graft.images.decoding import load_images
+from graft.images.loading import load_images
 from graft.images.preprocessing import Preprocessing
 from graft.images.table import ImageTable
 from graft.params import DomainAdaptation

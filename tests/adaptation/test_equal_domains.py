@@ -11,7 +11,7 @@ import pytest
 from graft.adaptation import CLOSED, TRAINED, adapt
 from graft.backbones.classifier import Classifier
 from graft.images.augmentation import Policy, policy
-from graft.images.decoding import load_images
+from graft.images.loading import load_images
 from graft.images.table import ImageTable, read_table
 from graft.images.validation import validate
 from graft.methods import train

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from graft.adaptation.frozen import fit_aligned
 from graft.adaptation.pace import pace, pseudo_labelling, surest
 from graft.backbones.classifier import load_classifier, save_classifier
-from graft.images.decoding import load_images
+from graft.images.loading import load_images
 from graft.images.table import ImageTable
 from graft.params import DomainAdaptation, Network
 from graft.params.sections import Pace

@@ -13,6 +13,7 @@ from torch import nn
 
 from graft.backbones.classifier import Classifier
 from graft.backbones.features import evaluating, extract
+from graft.backbones.precision import computing_in
 from graft.backbones.trunk import build
 from graft.backbones.weights import prepare
 from graft.params import Backbone
@@ -34,6 +35,22 @@ def test_no_tensor_and_no_mode_changes(name: str) -> None:
     assert False in modes
     assert all(torch.equal(state[key], value) for key, value in trunk.state_dict().items())
     assert all(p.grad is None and p.requires_grad for p in trunk.parameters())
+
+
+def test_cores_share_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    trunk, config = build("resnet20")
+    pixels = torch.randint(0, 256, (7, 3, 32, 32), dtype=torch.uint8)
+    formats = set()
+    trunk.network.register_forward_hook(lambda _module, _inputs, output: formats.add(output.dtype))
+    found = {}
+    for cores in (1, 3, 20):
+        monkeypatch.setattr(torch, "get_num_threads", lambda cores=cores: cores)
+        found[cores] = extract(trunk, config, pixels, batch_size=5)
+        with computing_in("bfloat16"):
+            extract(trunk, config, pixels, batch_size=5)
+    assert formats == {torch.float32, torch.bfloat16}  # what is asked reaches every core
+    assert torch.allclose(found[1], found[3], atol=1e-5)
+    assert torch.allclose(found[1], found[20], atol=1e-5)
 
 
 def test_features_can_train_a_head() -> None:

@@ -16,7 +16,7 @@ from torch import nn
 
 from graft.backbones.classifier import Classifier
 from graft.backbones.trunk import build
-from graft.images.decoding import load_images
+from graft.images.loading import load_images
 from graft.images.table import ImageTable, read_table, write_table
 
 CLASSES = ("bottom", "<i>left</i> & $x_{", "top")  # names that HTML and mathtext would trip over

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from graft.backbones.classifier import Classifier, load_classifier, save_classifier, write_skipped
+from graft.backbones.classifier import Classifier, load_classifier, save_classifier
+from graft.backbones.descriptions import write_skipped
 from graft.errors import GraftError
 from graft.evaluation.candidates import Champion
 from graft.evaluation.evaluate import evaluate

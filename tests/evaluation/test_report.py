@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from graft.backbones.classifier import Classifier, save_classifier, write_skipped
+from graft.backbones.classifier import Classifier, save_classifier
+from graft.backbones.descriptions import write_skipped
 from graft.evaluation import pictures
 from graft.evaluation.candidates import Champion
 from graft.evaluation.embedding import embed, separability

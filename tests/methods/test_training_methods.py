@@ -8,7 +8,7 @@ from torch import nn
 from graft.backbones.classifier import Classifier
 from graft.backbones.trunk import build
 from graft.images.augmentation import Policy, policy
-from graft.images.decoding import load_images
+from graft.images.loading import load_images
 from graft.images.table import ImageTable
 from graft.methods import train
 from graft.methods.fine_tune import fine_tune

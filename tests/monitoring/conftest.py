@@ -16,7 +16,7 @@ from torch import nn
 
 from graft.backbones.classifier import Classifier, save_classifier
 from graft.backbones.trunk import build
-from graft.images.decoding import load_images
+from graft.images.loading import load_images
 from graft.images.table import ImageTable, read_table, write_table
 
 CLASSES = ("<i>lying</i> & $x_{", "standing")  # a name that HTML would trip over

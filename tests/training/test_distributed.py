@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from graft.errors import GraftError
 from graft.images.augmentation import policy
-from graft.images.decoding import load_images
+from graft.images.loading import load_images
 from graft.images.preprocessing import Preprocessing
 from graft.images.table import ImageTable
 from graft.params import Augmentation
