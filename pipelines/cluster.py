@@ -33,6 +33,7 @@ from kfp import dsl, kubernetes
 from kfp.dsl import pipeline_context
 
 from components.base import IMAGE
+from components.feature_shard import feature_shard
 from graft.errors import GraftError
 from graft.params import Params, StepResources, parse
 from graft.params.cluster import Source, Volume, laid_over
@@ -58,12 +59,37 @@ def on_cluster(params: Params, image: str, folder: str | None) -> dsl.base_compo
     @functools.wraps(retraining.pipeline_func)
     def laid_out(*arguments: Any, **named: Any) -> None:
         retraining.pipeline_func(*arguments, **named)
-        for name, task in pipeline_context.Pipeline.get_default_pipeline().tasks.items():
-            step = name.replace("-", "_")
+        tasks = pipeline_context.Pipeline.get_default_pipeline().tasks
+        fan_out(tasks["feature-extraction"], params)
+        for name, task in tasks.items():
+            step = step_of(name)
             lay_out(task, resources_of(params, step), image, cached=cached(params, step, image, folder))
 
     spec = retraining.component_spec
     return dsl.pipeline(name=spec.name, description=spec.description)(laid_out)
+
+
+def fan_out(extraction: dsl.PipelineTask, params: Params) -> None:
+    """Let several tasks extract features before the one that gathers them from the store and fits the probe.
+
+    Raises:
+        GraftError: there is no store that they have in common.
+    """
+    count = params.cluster.feature_shards
+    if count == 1:
+        return
+    if params.feature_extraction.store is None:
+        raise GraftError(
+            f"cluster.feature_shards is {count}, but feature_extraction.store names no place for them",
+            "set it to s3://bucket/prefix, or to a folder on a volume that all pods share",
+        )
+    for number in range(count):
+        extraction.after(feature_shard(**extraction.inputs, number=number, count=count))
+
+
+def step_of(task: str) -> str:
+    """The step whose resources and cache a task has; kfp numbers tasks of one component."""
+    return "feature_extraction" if task.startswith("feature-shard") else task.replace("-", "_")
 
 
 def chosen_image(params: Params, image: str | None = None) -> str:

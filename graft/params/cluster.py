@@ -174,6 +174,7 @@ class Cluster(Section):
     """Image and resources of the steps on a cluster."""
 
     image: Annotated[str, Field(pattern=r"^\S+$")] | None = None  # name@sha256:...; else GRAFT_IMAGE
+    feature_shards: Count = 1  # tasks that extract features at the same time, into feature_extraction.store
     defaults: StepResources = StepResources()
     steps: StepsResources = StepsResources()
 

@@ -36,23 +36,50 @@ def run(
     """See components/feature_extraction.py."""
     params = parse(FeatureExtraction, feature_extraction, "params: feature_extraction")
     with computing_in(params.precision):
-        _extract_and_fit(params, images, views, network, features, probe)
+        table = read_table(images)
+        trunk, config = read_out(*load_backbone(network), params)
+        frame, vectors = extract_share(params, table, views, network, trunk, config)
+        write_features(features, frame, vectors)
+        _fit(params, table, trunk, config, frame, vectors, probe)
 
 
-def _extract_and_fit(
-    params: FeatureExtraction, images: Path, views: Path, network: Path, features: Path, probe: Path
-) -> None:
-    table = read_table(images)
-    trunk, config = read_out(*load_backbone(network), params)
+def extract_share(
+    params: FeatureExtraction,
+    table: ImageTable,
+    views: Path,
+    network: Path,
+    trunk: Trunk,
+    config: BackboneConfig,
+    share: slice = slice(None),
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Features of all images but the test's, and of the views; or of a share of them.
+
+    Args:
+        params: The section.
+        table: Where the images are.
+        views: Folder of the views.
+        network: Folder of the backbone, whose hash the features are kept under.
+        trunk, config: Of `read_out`.
+        share: As of `stored_features.features_of`, which also says what is returned.
+    """
     trunk.to(best_device())
-    computed = in_words(best_device())
-    say(f"features are computed in {computed}")
-
+    say(f"features are computed in {in_words(best_device())}")
     index = table.select(split=["train", "val", "unlabeled"])
     store = open_store(params, trunk, config, read_json(network / "backbone.json")["weights_sha256"])
-    frame, vectors = features_of(table, index, views if params.views else None, trunk, config, params, store)
-    write_features(features, frame, vectors)
+    drawn = views if params.views else None
+    return features_of(table, index, drawn, trunk, config, params, store, share)
 
+
+def _fit(
+    params: FeatureExtraction,
+    table: ImageTable,
+    trunk: Trunk,
+    config: BackboneConfig,
+    frame: pd.DataFrame,
+    vectors: np.ndarray,
+    probe: Path,
+) -> None:
+    """Fit the head, and store it with its trunk."""
     count = (config.structure or {}).get("positions", 1)
     train = _training_features(frame, vectors, table.target, count)
     val = _validation_features(table, frame, vectors)
@@ -63,7 +90,7 @@ def _extract_and_fit(
         "validation_images": len(val.labels),
         "head": params.head,
         "chosen": chosen,
-        "computed": computed,
+        "computed": in_words(best_device()),
     }
     save_classifier(model, probe, method="probe", extra=extra)
     write_json(probe / "path.json", path)

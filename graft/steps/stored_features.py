@@ -99,6 +99,7 @@ def features_of(
     config: BackboneConfig,
     params: FeatureExtraction,
     store: FeatureStore,
+    share: slice = slice(None),
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """Features of images and, behind them, of views; only what the store lacks is decoded and computed.
 
@@ -109,6 +110,7 @@ def features_of(
         trunk, config: The network.
         params: The section.
         store: Where features are looked up and kept.
+        share: Which of them all, images first; by default every one.
 
     Returns:
         sha256, domain, split, label and view (0: the image itself) of each, and float32 (N, F).
@@ -119,8 +121,9 @@ def features_of(
         rows = read_view_rows(views)
         keys += [f"view {digest}" for digest in rows["digest"]]
         frame = pd.concat([frame, rows[FRAME].assign(view=rows["view"] + 1)])
-    vectors = np.empty((len(keys), config.num_features), np.float32)
-    missing = np.flatnonzero(~store.fetch(keys, vectors))
+    mine = np.arange(len(keys))[share]
+    vectors = np.empty((len(mine), config.num_features), np.float32)
+    missing = np.flatnonzero(~store.fetch([keys[i] for i in mine], vectors))
     run = extractor(trunk, config, params.batch_size, engine=params.engine, images=len(missing))
     images = len(index)
 
@@ -130,11 +133,12 @@ def features_of(
         assert views is not None
         return load_view_pixels(views, config.preprocessing, at - images)[0]
 
-    for what, part in (("images", missing[missing < images]), ("views", missing[missing >= images])):
+    of_images = mine[missing] < images
+    for what, part in (("images", missing[of_images]), ("views", missing[~of_images])):
         for at, span in _chunks(part, config):
-            vectors[at] = run(load_some(at), f"features of {what}{span}").numpy()
-            store.add([keys[i] for i in at], vectors[at])
-    return frame.reset_index(drop=True), vectors
+            vectors[at] = run(load_some(mine[at]), f"features of {what}{span}").numpy()
+            store.add([keys[i] for i in mine[at]], vectors[at])
+    return frame.iloc[share].reset_index(drop=True), vectors
 
 
 def _chunks(positions: np.ndarray, config: BackboneConfig) -> Iterator[tuple[np.ndarray, str]]:

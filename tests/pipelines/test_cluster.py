@@ -219,3 +219,36 @@ def test_the_command_takes_a_digest_or_says_how_to_name_one(tmp_path: Path) -> N
     assert parameters["folder"]["defaultValue"] == VERSION
     assert parameters["fine_tuning"]["defaultValue"]["epochs"] == 3
     assert set(parameters) == {*Params().sections(), "folder", "lineage"}
+
+
+def test_feature_extraction_fans_out_over_shards(tmp_path: Path) -> None:
+    params = read_params(
+        [ROOT / "params.yaml", ROOT / "recipes" / "cluster.yaml"],
+        [
+            "cluster.feature_shards=3",
+            "feature_extraction.store=s3://features/shared",
+            "cluster.steps.feature_extraction.accelerator.count=1",
+        ],
+    )
+    spec, own = compiled(tmp_path, params)
+    found = tasks(spec)
+    shards = {name: task for name, task in found.items() if name.startswith("feature_shard")}
+    assert len(shards) == 3
+    numbers = [task["inputs"]["parameters"]["number"]["runtimeValue"]["constant"] for task in shards.values()]
+    assert sorted(numbers) == [0, 1, 2]
+    for name, task in shards.items():
+        assert task["dependentTasks"] == ["augmentation", "backbone", "data-validation"]
+        assert task["inputs"]["parameters"]["count"]["runtimeValue"]["constant"] == 3
+        assert task["inputs"]["parameters"]["feature_extraction"] == {
+            "componentInputParameter": "feature_extraction"
+        }
+        resources = containers(spec)[name]["resources"]
+        assert resources == containers(spec)["feature_extraction"]["resources"]
+        assert own[name] == own["feature_extraction"]
+    waits = set(found["feature_extraction"]["dependentTasks"])
+    assert {name.replace("_", "-") for name in shards} <= waits
+
+
+def test_shards_need_a_store_in_common(tmp_path: Path) -> None:
+    with pytest.raises(GraftError, match=r"feature_extraction.store names no place"):
+        compiled(tmp_path, with_cluster("feature_shards=2"))

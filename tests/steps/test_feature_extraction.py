@@ -19,7 +19,7 @@ from graft.errors import GraftError
 from graft.images.validation import validate
 from graft.images.views import write_views
 from graft.params import Augmentation, Data
-from graft.steps import feature_extraction, stored_features
+from graft.steps import feature_extraction, feature_shard, stored_features
 
 SECTION: dict[str, Any] = {"path": 2, "engine": "torch"}
 
@@ -122,6 +122,29 @@ def test_of_more_images_only_the_new_ones_are_decoded(chain: Chain) -> None:
     afresh = chain.run()
     assert chain.decoded == counts(afresh)
     assert cosines(vectors(found), vectors(afresh)).min() > 0.99999
+
+
+def test_shards_together_make_what_one_step_makes(chain: Chain, tmp_path: Path) -> None:
+    store = str(tmp_path / "shared")
+    alone = chain.run()
+    inputs = {"images": chain.home / "images", "views": chain.home / "views", "network": chain.network}
+    section = {**SECTION, "store": store}
+    for number in range(3):
+        made = tmp_path / f"made{number}"
+        feature_shard.run(feature_extraction=section, number=number, count=3, **inputs, made=made)
+    rows = [json.loads((tmp_path / f"made{number}").read_text())["rows"] for number in range(3)]
+    assert sum(rows) == len(alone)
+    assert max(rows) - min(rows) <= 1
+    gathered = chain.run(store=store)
+    assert chain.decoded == {"images": 0, "views": 0}
+    pd.testing.assert_frame_equal(alone.drop(columns="features"), gathered.drop(columns="features"))
+    assert cosines(vectors(alone), vectors(gathered)).min() > 0.99999
+
+
+def test_a_shard_without_a_store_in_common_is_refused(chain: Chain, tmp_path: Path) -> None:
+    inputs = {"images": chain.home / "images", "views": chain.home / "views", "network": chain.network}
+    with pytest.raises(GraftError, match=r"feature_extraction.store names no place"):
+        feature_shard.run(feature_extraction=SECTION, number=0, count=2, **inputs, made=tmp_path / "made")
 
 
 def test_images_have_view_0_and_only_they_are_judged_by(chain: Chain) -> None:
