@@ -151,7 +151,7 @@ def _shared_out(run: Run) -> Run:
         cores = min(torch.get_num_threads(), len(pixels))
         pairs = zip(pixels.tensor_split(cores), out.tensor_split(cores), strict=True)
         with ThreadPoolExecutor(cores) as pool:
-            for done in [pool.submit(copy_context().run, on_one_core, *pair) for pair in pairs]:
+            for done in [pool.submit(copy_context().run, on_one_core, x, y) for x, y in pairs]:
                 done.result()
 
     return run_all
