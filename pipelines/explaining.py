@@ -53,7 +53,7 @@ def explain(run: Path, params: Params, folder: str) -> list[Verdict]:
     digests: dict[str, str | None] = {"folder": input_digest(settle(folder))}
     verdicts = []
     for step in steps_to("registered"):
-        verdict, outputs = _judge(step, records.get(step.name), _settings(step, params), digests, home)
+        verdict, outputs = _judge(step, records.get(step.name), settings_in(step, params), digests, home)
         verdicts.append(verdict)
         digests |= outputs
     return verdicts
@@ -111,7 +111,8 @@ def _records(run: Path) -> dict[str, Any]:
     return records
 
 
-def _settings(step: Step, params: Params) -> dict[str, Any]:
+def settings_in(step: Step, params: Params) -> dict[str, Any]:
+    """What of the parameters a step's outputs depend on, as its component says."""
     from graft.steps.lineage import lineage
     from graft.steps.warm_start import settings_of
 

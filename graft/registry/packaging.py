@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SERVED_MODEL = Path(__file__).with_name("served_model.py")
 ARTIFACT = "model"  # the classifier's folder among the model's artifacts
-_IMPORTED = ("mlflow", "numpy", "pandas", "pillow", "safetensors", "simplejpeg", "torch")
+_IMPORTED = ("mlflow", "numpy", "pandas", "pillow", "safetensors", "simplejpeg", "threadpoolctl", "torch")
 _OF_PROVIDER = {"graft": (), "torchvision": ("torchvision",), "timm": ("torchvision", "timm")}
 
 

@@ -18,7 +18,7 @@ from graft.params import Params, read_params
 from graft.steps.running import key_parts, reuse_key, run_step
 from pipelines.chain import run_here, steps_to
 from pipelines.cli import graft
-from pipelines.explaining import Verdict, explain, why_always
+from pipelines.explaining import Verdict, explain, settings_in, why_always
 
 DEFAULTS = Params().sections()
 WITHOUT_EFFECT = "batch_size"  # of the pretended steps below
@@ -45,7 +45,7 @@ class Place:
             patch.setenv("GRAFT_RUN", str(self.latest))
             set_image(patch, image)
             for step in steps_to("registered"):
-                values = {name: {**params.sections(), "lineage": {}}[name] for name in step.sections}
+                values = settings_in(step, params)
                 run_step(
                     step.name,
                     lambda: pretend,
@@ -222,15 +222,20 @@ def test_what_is_foretold_comes_true(history: list[set[str]], new_data: bool, im
 
 def test_components_say_the_same_about_reuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """explain-cache foretells what components decide, so it must know their rule."""
-    said: dict[str, bool] = {}
-    monkeypatch.setattr("graft.steps.run", lambda name, *, reusable=True, **_: said.update({name: reusable}))
+    monkeypatch.setenv("GRAFT_RUN", str(tmp_path))
+
+    def only_decide(name: str, _find: Any, **call: Any) -> None:
+        run_step(name, lambda: lambda **_: None, **{**call, "inputs": {}, "outputs": {}})
+
+    monkeypatch.setattr("graft.steps.run_step", only_decide)
     for weights in ("pretrain", "DEFAULT", "x.pth"):
         params = changed(f"backbone.weights={weights}")
         (tmp_path / "params.yaml").write_text(f"backbone: {{weights: {weights}}}")
         for step in steps_to("registered"):
             run_here(step, tmp_path / "params.yaml", tmp_path, tmp_path)
-            values = {name: params.sections().get(name, {}) for name in step.sections}
-            assert said[step.name] == (why_always(step.name, values) is None), (step.name, weights)
+            decided = json.loads((tmp_path / "steps" / f"{step.name}.json").read_text())["reusable"]
+            told = why_always(step.name, settings_in(step, params)) is None
+            assert decided == told, (step.name, weights)
 
 
 @pytest.mark.parametrize("section", sorted(set(DEFAULTS) - {"registry"}))

@@ -140,7 +140,7 @@ def test_a_trial_gets_what_the_candidates_step_gets(make: Make) -> None:
     assert job["activeDeadlineSeconds"] == 600
     params = json.loads(container["env"][0]["value"])
     assert params["fine_tuning"]["baseline"] is False
-    assert {"evaluation", "registry", "domain_adaptation", "cluster"}.isdisjoint(params)
+    assert {"evaluation", "domain_adaptation", "cluster"}.isdisjoint(params)
 
 
 @pytest.mark.parametrize("choices", [[[0.5, 1.0], [0.7, 1.0]]])
