@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from graft.images.validation import validate
 from graft.params import Data
 
 ROOT = Path(__file__).resolve().parent.parent
+os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # eight processes less for each server
 
 
 @pytest.fixture(scope="session")

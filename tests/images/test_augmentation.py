@@ -237,7 +237,8 @@ def test_elastic_moves_pixels_by_the_deviation_asked_for() -> None:
     assert made.displacement[..., [0, -1], :][..., [0, -1]].std() == pytest.approx(2.0, rel=0.05)
     assert 1 < made.displacement.std() < 2
     theirs = compose(policy(only(elastic=2.0), Preprocessing(32, 32))).transforms[-1]
-    fields = [theirs.make_params([torch.zeros(3, 32, 32)])["displacement"] * 16 for _ in range(50)]
+    torch.manual_seed(0)  # it draws from torch's own generator
+    fields = [theirs.make_params([torch.zeros(3, 32, 32)])["displacement"] * 16 for _ in range(200)]
     assert torch.stack(fields).std() == pytest.approx(2.0, rel=0.25)
 
 

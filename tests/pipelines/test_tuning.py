@@ -499,8 +499,7 @@ def _busy(study: optuna.Study, folder: Path) -> bool:
 
 @pytest.mark.heavy
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("workers", "how"), [(1, signal.SIGINT), (2, signal.SIGKILL)])
 def test_killed_in_a_trial_and_run_again(
     tune: Callable[..., str], place: Path, how: signal.Signals, workers: int
 ) -> None:
