@@ -85,9 +85,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         photographs = Path(folder) / "ants-bees"
         run([GRAFT, "import", str(shared / "data/hymenoptera_256.zip"), str(photographs)], Path(folder))
+        # graft takes the set's `val` for its test split; peers.py asks for a folder of that name.
+        (Path(folder) / "peers").mkdir()
+        for name, split in (("train", "train"), ("test", "val")):
+            (Path(folder) / "peers" / name).symlink_to(photographs / split)
+        places = {"graft": photographs, "fastai": Path(folder) / "peers"}
         for seed in range(given.repetitions):
             for name in random.Random(seed).sample(sorted(ways), len(ways)):
-                found[name].append(ways[name](photographs, weights, seed))
+                found[name].append(ways[name](places[name], weights, seed))
                 print(seed, name, found[name][-1], file=sys.stderr, flush=True)
     print(f"# The first usable model\n\n{machine()}. {given.repetitions} repetitions in turns; medians.\n")
     print("| | wall s | training alone s | accuracy % (lowest to highest) |\n|---|---|---|---|")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import atexit
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,11 +49,9 @@ def champion(params: Registry) -> ChampionModel | None:
     Raises:
         GraftError: MLflow cannot be used.
     """
-    uri = tracking_uri(params)
-    if is_new(uri):
+    if is_new(tracking_uri(params)):
         return None  # making MLflow's tables takes seconds; the registration does it
-    client = reach(uri)
-    with using(uri), answering(uri, "look for the champion"):
+    with _asking(params, "look for the champion") as client:
         version = _version(client, params.model_name)
         if version is None:
             return None
@@ -71,11 +71,9 @@ def champion_version(params: Registry) -> str | None:
     Raises:
         GraftError: MLflow cannot be used.
     """
-    uri = tracking_uri(params)
-    if is_new(uri):
+    if is_new(tracking_uri(params)):
         return None
-    client = reach(uri)
-    with using(uri), answering(uri, "look for the champion"):
+    with _asking(params, "look for the champion") as client:
         version = _version(client, params.model_name)
     return str(version.version) if version else None
 
@@ -86,9 +84,7 @@ def fetch_version(params: Registry, number: str) -> tuple[Path | None, str | Non
     Raises:
         GraftError: MLflow cannot be used.
     """
-    uri = tracking_uri(params)
-    client = reach(uri)
-    with using(uri), answering(uri, f"fetch version {number} of {params.model_name}"):
+    with _asking(params, f"fetch version {number} of {params.model_name}") as client:
         return fetch(client.get_model_version(params.model_name, number))
 
 
@@ -102,6 +98,14 @@ def fetch(version: ModelVersion) -> tuple[Path | None, str | None]:
     folder = _download(stored)
     problem = _defect(folder, version.tags.get("weights_sha256"))
     return (None, problem) if problem else (folder, None)
+
+
+@contextmanager
+def _asking(params: Registry, what: str) -> Iterator[MlflowClient]:
+    uri = tracking_uri(params)
+    client = reach(uri)
+    with using(uri), answering(uri, what):
+        yield client
 
 
 def _version(client: MlflowClient, name: str) -> ModelVersion | None:

@@ -37,8 +37,7 @@ def run(
     params = parse(FeatureExtraction, feature_extraction, "params: feature_extraction")
     with computing_in(params.precision):
         table = read_table(images)
-        trunk, config = read_out(*load_backbone(network), params)
-        frame, vectors = extract_share(params, table, views, network, trunk, config)
+        trunk, config, frame, vectors = extract_share(params, table, views, network)
         write_features(features, frame, vectors)
         _fit(params, table, trunk, config, frame, vectors, probe)
 
@@ -48,26 +47,24 @@ def extract_share(
     table: ImageTable,
     views: Path,
     network: Path,
-    trunk: Trunk,
-    config: BackboneConfig,
     share: slice = slice(None),
-) -> tuple[pd.DataFrame, np.ndarray]:
-    """Features of all images but the test's, and of the views; or of a share of them.
+) -> tuple[Trunk, BackboneConfig, pd.DataFrame, np.ndarray]:
+    """The network as its head wants it, and its features of all images but the test's, and of the views.
 
     Args:
         params: The section.
         table: Where the images are.
         views: Folder of the views.
         network: Folder of the backbone, whose hash the features are kept under.
-        trunk, config: Of `read_out`.
-        share: As of `stored_features.features_of`, which also says what is returned.
+        share: As of `stored_features.features_of`, which also says what the frame and the features are.
     """
+    trunk, config = read_out(*load_backbone(network), params)
     trunk.to(best_device())
     say(f"features are computed in {in_words(best_device())}")
     index = table.select(split=["train", "val", "unlabeled"])
     store = open_store(params, trunk, config, read_json(network / "backbone.json")["weights_sha256"])
     drawn = views if params.views else None
-    return features_of(table, index, drawn, trunk, config, params, store, share)
+    return trunk, config, *features_of(table, index, drawn, trunk, config, params, store, share)
 
 
 def _fit(

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from graft.backbones.precision import computing_in
-from graft.backbones.trunk import load_backbone
 from graft.errors import GraftError
 from graft.files import write_json
 from graft.images.table import read_table
 from graft.params import FeatureExtraction, parse
-from graft.steps.feature_extraction import extract_share, read_out
+from graft.steps.feature_extraction import extract_share
 
 
 def run(
@@ -33,7 +32,6 @@ def run(
             "set it to s3://bucket/prefix, or to a folder on a volume that all pods share",
         )
     with computing_in(params.precision):
-        trunk, config = read_out(*load_backbone(network), params)
         share = slice(number, None, count)
-        frame, _ = extract_share(params, read_table(images), views, network, trunk, config, share)
-    write_json(made, {"share": number, "of": count, "rows": len(frame), "store": params.store})
+        *_, vectors = extract_share(params, read_table(images), views, network, share)
+    write_json(made, {"share": number, "of": count, "rows": len(vectors), "store": params.store})

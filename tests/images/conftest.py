@@ -25,6 +25,13 @@ def photo() -> Photo:
     return make
 
 
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where steps keep what they made; it does not exist yet."""
+    monkeypatch.setenv("GRAFT_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
 @pytest.fixture(scope="session")
 def encoded() -> Callable[..., bytes]:
     """encoded(image, format, **options): the bytes of an image file."""

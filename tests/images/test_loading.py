@@ -69,12 +69,6 @@ def made(contents: list[bytes], tmp_path_factory: pytest.TempPathFactory) -> Ima
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("GRAFT_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
-
-
-@pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """What was decoded since."""
     seen: list[bytes] = []
