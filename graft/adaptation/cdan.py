@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from graft.adaptation.adversary import Adversary, domain_loss
 from graft.adaptation.certainty import certainty
 from graft.adaptation.domains import Domains, Seen, aligning
+from graft.adaptation.layer import compared
 from graft.backbones.classifier import Classifier
 from graft.params import DomainAdaptation
 from graft.training.loop import Loss
@@ -42,10 +43,10 @@ class MultilinearMap(nn.Module):
 
 
 class ConditionalAdversary(Adversary):
-    """An adversary that sees features together with answers."""
+    """An adversary that sees features, of the length `inputs`, together with answers."""
 
-    def __init__(self, classifier: Classifier) -> None:
-        joined = MultilinearMap(classifier.config.num_features, len(classifier.classes))
+    def __init__(self, classifier: Classifier, inputs: int) -> None:
+        joined = MultilinearMap(inputs, len(classifier.classes))
         super().__init__(classifier, joined.length)
         self.joined = joined
 
@@ -59,7 +60,8 @@ def cdan(
         model, domains, params: As of every method.
         entropy: Each image counts 1 + exp(-H(g)) within its domain: easy ones are aligned first (CDAN+E).
     """
-    adversary = ConditionalAdversary(model)
+    look, length = compared(model, params.layer)
+    adversary = ConditionalAdversary(model, length)
 
     def transfer(seen: Seen, strength: float) -> tuple[Tensor, dict[str, float]]:
         answers = [logits.detach().softmax(1) for logits in (seen.source_logits, seen.target_logits)]
@@ -70,7 +72,7 @@ def cdan(
         weights = certainty(torch.cat(answers)) if entropy else None
         return domain_loss(adversary.domain, source, target, strength, weights=weights)
 
-    return adversary, aligning(model, domains, transfer, max_lambda=params.max_lambda or 1.0)
+    return adversary, aligning(model, domains, transfer, max_lambda=params.max_lambda or 1.0, look=look)
 
 
 def cdan_e(model: Classifier, domains: Domains, params: DomainAdaptation) -> tuple[nn.Module, Loss]:

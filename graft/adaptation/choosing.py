@@ -10,7 +10,7 @@ import numpy as np
 
 # They vote. Entropy and density do not: both are best for a network that gives every image the same class,
 # and over ladders of ever better classifiers density rose and fell alike.
-VOTERS = ("source_accuracy", "information", "deep_embedded")
+VOTERS = ("source_accuracy", "information", "deep_embedded", "clusters")
 ENOUGH = 50  # labelled validation images: below, one image is more than two points
 
 

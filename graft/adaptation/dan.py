@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from graft.adaptation.domains import Domains, Seen, aligning
+from graft.adaptation.layer import compared
 from graft.backbones.classifier import Classifier
 from graft.params import DomainAdaptation
 from graft.training.loop import Loss
@@ -37,9 +38,11 @@ def mmd(source: Tensor, target: Tensor) -> Tensor:
 def dan(model: Classifier, domains: Domains, params: DomainAdaptation) -> tuple[nn.Module, Loss]:
     """L = CE(G_y(f), y) + lambda (MMD(f_s, f_t) + MMD(g_s, g_t)), g the answers: the last two layers."""
 
+    look, _ = compared(model, params.layer)
+
     def transfer(seen: Seen, strength: float) -> tuple[Tensor, dict[str, float]]:
         apart = mmd(seen.source, seen.target)
         apart = apart + mmd(seen.source_logits.softmax(1), seen.target_logits.softmax(1))
         return strength * apart, {"domain_loss": apart.item()}
 
-    return model, aligning(model, domains, transfer, max_lambda=params.max_lambda or 1.0)
+    return model, aligning(model, domains, transfer, max_lambda=params.max_lambda or 1.0, look=look)

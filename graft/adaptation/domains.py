@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from graft.adaptation.fourier import Restyled
+from graft.adaptation.layer import Compared, compared
 from graft.backbones.classifier import Classifier
 from graft.errors import GraftError
 from graft.images.augmentation import Policy
 from graft.images.table import ImageTable
 from graft.params import DomainAdaptation
-from graft.training.batches import Batches
+from graft.training.batches import Batches, Stream
 from graft.training.loop import Loss
 from graft.training.schedules import reversal
 from graft.training.supervised import accuracy, domain_batches, draw, labelled_index, steps_per_epoch
@@ -25,19 +27,19 @@ class Domains:
     """Streams of batches.
 
     Attributes:
-        source: Labelled.
+        source: Labelled; in the target's style, where `domain_adaptation.fourier` is on.
         target: All training images of the target; what labels they may carry is not looked at.
         labelled_target: Those that carry a label; None where there are none.
         epochs: How long the method will train.
     """
 
-    source: Batches
+    source: Stream
     target: Batches
     labelled_target: Batches | None
     epochs: int
 
     @property
-    def labelled(self) -> list[Batches]:
+    def labelled(self) -> list[Stream]:
         """The streams that teach the labels: every domain's, in equal shares."""
         return [self.source, *([self.labelled_target] if self.labelled_target else [])]
 
@@ -56,7 +58,8 @@ class Seen:
     """What a classifier makes of one step's images.
 
     Attributes:
-        source, target: Features (B, F) of either domain; the source has as many rows as its stream gives.
+        source, target: Features (B, F) of either domain, or what `domain_adaptation.layer` gives; the
+            source has as many rows as its stream gives.
         source_logits, target_logits: (B, C).
     """
 
@@ -111,26 +114,46 @@ def load_domains(table: ImageTable, model: Classifier, policy: Policy, params: D
         )
         for offset, index in enumerate(wanted)
     )
-    return Domains(source[0], target[0], labelled_target[0] if labelled_target else None, params.epochs)
+    shown: Stream = source[0]
+    if params.fourier:
+        # A seed of its own: an image is not shown beside those that have its style.
+        shown = Restyled(source[0], replace(target[0], seed=params.seed + len(wanted)), params.fourier)
+    return Domains(shown, target[0], labelled_target[0] if labelled_target else None, params.epochs)
 
 
-def aligning(model: Classifier, domains: Domains, transfer: Transfer, *, max_lambda: float) -> Loss:
+def aligning(
+    model: Classifier,
+    domains: Domains,
+    transfer: Transfer,
+    *,
+    max_lambda: float,
+    look: Compared | None = None,
+) -> Loss:
     """L = CE(G_y(G_f(x)), y) + transfer(lambda_p), lambda_p growing from 0 to `max_lambda`.
 
     The first term is over labelled images, the target's included, the second over the source's and all
     of the target's. One pass over both domains: BatchNorm sees the mixture that it will be asked to serve.
+
+    Args:
+        model: The classifier.
+        domains: The streams.
+        transfer: The method's own term.
+        max_lambda: Its weight at the end.
+        look: Gives what the term compares; by default the trunk's features.
     """
+    look = look or compared(model, None)[0]
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         strength = max_lambda * reversal(domains.progress(step))
         known, labels = draw(domains.labelled, step)
         unknown, _ = domains.target(step)
-        features = model.trunk(torch.cat([known, unknown]))
+        compare, features = look(torch.cat([known, unknown]))
         logits = model.head(features).float()
         cut = len(known)
         label_loss = functional.cross_entropy(logits[:cut], labels)
         own = domains.source.share
-        seen = Seen(features[:own].float(), features[cut:].float(), logits[:own], logits[cut:])
+        compare = compare.float()
+        seen = Seen(compare[:own], compare[cut:], logits[:own], logits[cut:])
         term, logs = transfer(seen, strength)
         logs |= {
             "train_accuracy": accuracy(logits[:cut], labels),

@@ -118,6 +118,32 @@ def deep_embedded(evidence: Evidence) -> float:
     return -float(weighted.mean() - slope * (weights.mean() - 1))
 
 
+def clusters(evidence: Evidence) -> float:
+    """Adjusted mutual information of the answers to target images with clusters of their features (N, F).
+
+    As many k-means clusters of f / |f| as there are classes; 1 where answers are the clusters, about 0
+    where they have nothing to do with them. ClassAMI of Musgrave et al. 2022, "Three New Validators and
+    a Large-Scale Benchmark Ranking for Unsupervised Domain Adaptation". No method here is trained on it.
+
+    Clusters carry no names: it prefers whoever answers every cluster alike, if wrong. 0 for a classifier
+    that gives all images one class, and where there are fewer images than classes.
+
+    Raises:
+        ValueError: No target images, or logits or features that are not finite.
+    """
+    from sklearn.cluster import KMeans
+    from sklearn.metrics import adjusted_mutual_info_score
+
+    target = _sound(evidence.target, "target")
+    said, classes = target.logits.argmax(1), target.logits.shape[1]
+    if len(said) < classes or len(np.unique(said)) == 1:
+        return 0.0
+    lengths = np.linalg.norm(target.features, axis=1, keepdims=True)
+    directions = target.features / np.where(lengths > 0, lengths, 1)
+    found = KMeans(classes, n_init=3, random_state=0).fit_predict(directions)
+    return float(adjusted_mutual_info_score(said, found))
+
+
 def target_accuracy(evidence: Evidence) -> float:
     """Share of the labelled target images (N, C) that are answered right, in [0, 1].
 
@@ -135,6 +161,7 @@ VALIDATORS: dict[str, Callable[[Evidence], float]] = {
     "information": information,
     "density": density,
     "deep_embedded": deep_embedded,
+    "clusters": clusters,
     "target_accuracy": target_accuracy,
 }
 

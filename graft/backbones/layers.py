@@ -48,8 +48,14 @@ def black(module: nn.Module, config: BackboneConfig) -> Tensor:
     return output
 
 
-def module_of(trunk: Trunk, layer: str, found: Outputs) -> str:
+def module_of(trunk: Trunk, layer: str, found: Outputs, *, asked: str = "feature_extraction.layers") -> str:
     """The module that a layer's name means: of a stage, the last one that runs, after its normalisation.
+
+    Args:
+        trunk: The network.
+        layer: The name.
+        found: What `outputs` gives.
+        asked: Where the name was given.
 
     Raises:
         GraftError: there is none, or it gives no features; the nearest names and the stages are given.
@@ -66,12 +72,12 @@ def module_of(trunk: Trunk, layer: str, found: Outputs) -> str:
         return layer
     if layer and layer in names.values():
         raise GraftError(
-            f"feature_extraction.layers: {layer!r} gives no features: neither a vector, a map nor tokens",
+            f"{asked}: {layer!r} gives no features: neither a vector, a map nor tokens",
             f"name another layer; the stages are {', '.join(split)}",
         )
     near = difflib.get_close_matches(layer, [*split, *(name for name in found if name)], n=3, cutoff=0.5)
     raise GraftError(
-        f"feature_extraction.layers: the network has no layer {layer!r}",
+        f"{asked}: the network has no layer {layer!r}",
         (f"the nearest: {', '.join(near)}; " if near else "") + f"the stages are {', '.join(split)}",
     )
 

@@ -93,8 +93,8 @@ class DigitsCnn(nn.Module):
 class DannCnn(nn.Module):
     """The MNIST network of Ganin & Lempitsky 2015, figure 4a, without its last layer; no normalisation.
 
-    The two dense layers of its label predictor are in here, because a head is one layer: an adversary
-    judges the features after them, where the paper's judges the 768 before them.
+    The two dense layers of its label predictor are in here, because a head is one layer. The paper's
+    adversary judges the 768 features before them: `domain_adaptation.layer: flatten`.
 
     Shape:
         (N, 3, 28, 28) -> (N, 100)
@@ -104,6 +104,7 @@ class DannCnn(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 32, 5)
         self.conv2 = nn.Conv2d(32, 48, 5)
+        self.flatten = nn.Flatten()
         self.dense1 = nn.Linear(48 * 4 * 4, 100)
         self.dense2 = nn.Linear(100, 100)
         _initialise(self)
@@ -111,7 +112,7 @@ class DannCnn(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = functional.max_pool2d(functional.relu(self.conv1(x)), 2)
         x = functional.max_pool2d(functional.relu(self.conv2(x)), 2)
-        x = functional.relu(self.dense1(torch.flatten(x, 1)))
+        x = functional.relu(self.dense1(self.flatten(x)))
         return functional.relu(self.dense2(x))
 
 

@@ -15,6 +15,7 @@ VALIDATORS = {
     "information": "information: sure answers, all classes",
     "density": "soft neighbourhood density",
     "deep_embedded": "deep embedded validation",
+    "clusters": "agreement of answers with clusters",
     "target_accuracy": "accuracy on the target's labelled validation images",
 }
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from graft.errors import GraftError
 from graft.files import read_json, write_json
 from graft.images.colour import jitter
-from graft.images.draws import NOISE, draw_colour, draw_flips, draw_warp, uniforms
+from graft.images.draws import INVERT, NOISE, draw_colour, draw_flips, draw_warp, uniforms
 from graft.images.preprocessing import Preprocessing
 from graft.images.threads import one_core
 from graft.images.warping import warp
@@ -134,6 +134,9 @@ def _augment_chunk(policy: Policy, pixels: Tensor, draws: np.ndarray) -> Tensor:
         images = warp(pixels.float(), moved, preprocessing.input_size)
     else:
         images = _flip(preprocessing.centre(pixels), *draw_flips(params, draws)).float()
+    if params.invert:
+        inverted = torch.from_numpy(draws[:, INVERT] < params.invert).to(images.device).view(-1, 1, 1, 1)
+        images = torch.where(inverted, 255 - images, images)
     if policy.recolours:
         images = jitter(images, *draw_colour(params, draws))
     if params.noise:
@@ -179,6 +182,7 @@ def compose(policy: Policy) -> v2.Compose:
         (p.flip_vertical, lambda: v2.RandomVerticalFlip(p.flip_vertical)),
         (p.perspective, lambda: v2.RandomPerspective(p.perspective, p=1.0)),
         (p.elastic, lambda: v2.ElasticTransform(2 * p.elastic * math.sqrt(12 * math.pi) * smooth, smooth)),
+        (p.invert, lambda: v2.RandomInvert(p.invert)),
         (policy.recolours, lambda: v2.ColorJitter(p.brightness, p.contrast, p.saturation, p.hue)),
         (p.noise, lambda: v2.GaussianNoise(sigma=p.noise)),
     ]

@@ -24,7 +24,8 @@ FACTORS, ORDER = slice(5, 9), slice(9, 13)
 CORNERS = slice(13, 21)
 CROP = slice(21, 23 + 2 * ATTEMPTS)
 ELASTIC = slice(CROP.stop, CROP.stop + 2 * ELASTIC_POINTS**2)
-COLUMNS = ELASTIC.stop
+INVERT = ELASTIC.stop
+COLUMNS = INVERT + 1
 
 
 def uniforms(count: int, seed: int | Sequence[int]) -> np.ndarray:

@@ -67,6 +67,7 @@ def describe(params: Augmentation) -> list[str]:
         f"upside down {p.flip_vertical * 100:g} %": p.flip_vertical,
         f"perspective {p.perspective:g}": p.perspective,
         f"elastic {p.elastic:g} px": p.elastic,
+        f"invert {p.invert * 100:g} %": p.invert,
         f"brightness ±{p.brightness:g}": p.brightness,
         f"contrast ±{p.contrast:g}": p.contrast,
         f"saturation ±{p.saturation:g}": p.saturation,

@@ -67,6 +67,7 @@ class Augmentation(Section):
     scale: tuple[Positive, Positive] = (0.9, 1.1)
     flip_horizontal: Fraction = 0.0  # probability
     flip_vertical: Fraction = 0.0
+    invert: Fraction = 0.0  # probability: dark becomes light
     noise: Fraction = 0.0  # standard deviation, of a range of 0 to 1
     brightness: NotNegative = 0.2
     contrast: NotNegative = 0.2
@@ -291,6 +292,12 @@ class DomainAdaptation(Section):
     learning_rate: Positive = 1e-3
     weight_decay: NotNegative = 0.0
     max_lambda: Auto[Positive] = None  # weight of the method's term at the end; auto: its own
+    # Where dann, cdan, cdan_e and dan compare the domains: a stage or module, averaged over positions;
+    # auto: the network's output.
+    layer: Auto[str] = None
+    # Source images get the target's style: share of the spectrum, to either side, whose amplitudes are the
+    # target's; 0 is off.
+    fourier: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     # What chooses the epoch. auto: labelled validation images of the target where there are enough,
     # otherwise all label-free validators together.
     choice: Literal[
@@ -302,6 +309,7 @@ class DomainAdaptation(Section):
         "information",
         "density",
         "deep_embedded",
+        "clusters",
     ] = "auto"
     mcc: Mcc = Mcc()
     shot: Shot = Shot()

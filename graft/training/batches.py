@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -47,6 +48,21 @@ def batch_indices(count: int, batch_size: int, step: int, seed: int) -> np.ndarr
 @lru_cache(maxsize=8)  # to shuffle a million images takes as long as a step on a GPU
 def _order(count: int, epoch: int, seed: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+class Stream(Protocol):
+    """Batches without end, each a function of its number."""
+
+    @property
+    def share(self) -> int:
+        """B: how many images a call gives."""
+
+    @property
+    def per_epoch(self) -> int:
+        """Steps that show each image about once."""
+
+    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
+        """Step i's images, float (B, 3, S, S), and label probabilities (B, C)."""
 
 
 @dataclass(frozen=True)

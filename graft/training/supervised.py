@@ -16,7 +16,7 @@ from graft.images.augmentation import Policy
 from graft.images.loading import load_images
 from graft.images.preprocessing import Preprocessing
 from graft.images.table import ImageTable
-from graft.training.batches import Batches
+from graft.training.batches import Batches, Stream
 from graft.training.device import best_device
 from graft.training.loop import Loss, Validate
 
@@ -76,7 +76,7 @@ def domain_batches(
     ]
 
 
-def draw(streams: Sequence[Batches], step: int) -> tuple[Tensor, Tensor]:
+def draw(streams: Sequence[Stream], step: int) -> tuple[Tensor, Tensor]:
     """Step i of every stream, as one batch: float (B, 3, S, S) and label probabilities (B, C)."""
     inputs, targets = zip(*(batches(step) for batches in streams), strict=True)
     return torch.cat(inputs).contiguous(memory_format=torch.channels_last), torch.cat(targets)
@@ -118,7 +118,7 @@ def validator(model: Classifier, table: ImageTable, index: pd.Index) -> Validate
     return validate
 
 
-def steps_per_epoch(streams: Sequence[Batches]) -> int:
+def steps_per_epoch(streams: Sequence[Stream]) -> int:
     """Enough steps to show the largest stream once."""
     return max(batches.per_epoch for batches in streams)
 

@@ -13,7 +13,15 @@ from scipy.stats import spearmanr
 
 from graft.adaptation import validators
 from graft.adaptation.evidence import Evidence
-from graft.adaptation.validators import VALIDATORS, deep_embedded, density, entropy, information, scores
+from graft.adaptation.validators import (
+    VALIDATORS,
+    clusters,
+    deep_embedded,
+    density,
+    entropy,
+    information,
+    scores,
+)
 from graft.params import DomainAdaptation
 from tests.adaptation.blobs import (
     CLASSES,
@@ -188,15 +196,32 @@ def _agreement(column: list[float], truth: list[float]) -> float:
         ("guessing", "source_accuracy"),
         ("guessing", "information"),
         ("guessing", "deep_embedded"),
+        ("guessing", "clusters"),
         ("muddled", "entropy"),
         ("muddled", "information"),
         ("muddled", "density"),
+        ("muddled", "clusters"),
     ],
 )
 def test_a_ladder_is_ranked_as_the_target_accuracy_ranks_it(
     ranks: dict[str, dict[str, float]], ladder: str, validator: str
 ) -> None:
     assert ranks[ladder][validator] > 0.85
+
+
+def test_answers_that_are_the_clusters_score_1_whatever_they_are_called() -> None:
+    """Three clouds of ten images; classes 0, 1, 2, then called 2, 0, 1, then drawn at random."""
+    centres = 10 * np.repeat(np.eye(3), 10, axis=0)
+    features = centres + np.random.default_rng(0).normal(0, 0.1, centres.shape)
+    source = answers(np.eye(3), [0, 1, 2])
+
+    def score(logits: np.ndarray) -> float:
+        return clusters(Evidence(source, source, answers(logits, None, features), None))
+
+    assert score(centres) == pytest.approx(1)
+    assert score(centres[:, [2, 0, 1]]) == pytest.approx(1)
+    assert abs(score(np.random.default_rng(1).permutation(centres))) < 0.2
+    assert score(np.ones((30, 3))) == 0.0
 
 
 def test_source_images_do_not_tell_that_the_target_has_moved() -> None:
@@ -219,5 +244,5 @@ def test_entropy_and_density_prefer_a_collapsed_classifier_and_information_does_
     assert collapsed["target_accuracy"] < 0.6 < 0.85 < knowing["target_accuracy"]
     for fooled in ("entropy", "density"):
         assert collapsed[fooled] > knowing[fooled]
-    for sees in ("source_accuracy", "information", "deep_embedded"):
+    for sees in ("source_accuracy", "information", "deep_embedded", "clusters"):
         assert collapsed[sees] < knowing[sees]

@@ -18,7 +18,7 @@ from graft.errors import GraftError
 from graft.files import write_json
 from graft.images import augmentation
 from graft.images.augmentation import augment, compose, mix, policy, read_policy, write_policy
-from graft.images.draws import NOISE, draw_colour, draw_flips, draw_warp, uniforms
+from graft.images.draws import INVERT, NOISE, draw_colour, draw_flips, draw_warp, uniforms
 from graft.images.preprocessing import Preprocessing
 from graft.images.threads import one_core
 from graft.images.warping import Warp
@@ -38,6 +38,7 @@ OFF: dict[str, Any] = {
 ALL: dict[str, Any] = {
     "flip_horizontal": 0.5,
     "flip_vertical": 0.5,
+    "invert": 0.5,
     "noise": 0.1,
     "perspective": 0.3,
     "elastic": 1.0,
@@ -84,6 +85,7 @@ def as_torchvision_has_it(draws: np.ndarray, made: Warp, image: int, params: Aug
         "CenterCrop": {},
         "RandomHorizontalFlip": {},
         "RandomVerticalFlip": {},
+        "RandomInvert": {},
     }
     if made.corners is not None:
         map_ = perspective_map(made.corners, size)[image]
@@ -102,13 +104,16 @@ def by_torchvision(params: Augmentation, pixels: Tensor, preprocessing: Preproce
     chain = policy(params, preprocessing)
     draws = uniforms(len(pixels), seed)
     made = draw_warp(params, preprocessing, draws, crops=chain.crops)
-    flips = dict(zip(("RandomHorizontalFlip", "RandomVerticalFlip"), draw_flips(params, draws), strict=True))
+    chances = dict(
+        zip(("RandomHorizontalFlip", "RandomVerticalFlip"), draw_flips(params, draws), strict=True)
+    )
+    chances["RandomInvert"] = draws[:, INVERT] < params.invert
     results = []
     for number, image in enumerate(pixels / 255):
         drawn = as_torchvision_has_it(draws, made, number, params, preprocessing.input_size)
         for transform in compose(chain).transforms:
             name = type(transform).__name__
-            if name not in flips or flips[name][number]:
+            if name not in chances or chances[name][number]:
                 image = transform.transform(image, drawn[name])
         results.append(image)
     return 255 * torch.stack(results)
@@ -116,7 +121,9 @@ def by_torchvision(params: Augmentation, pixels: Tensor, preprocessing: Preproce
 
 def inside(params: Augmentation, pixels: Tensor, preprocessing: Preprocessing, seed: int) -> Tensor:
     """Where torchvision's result does not touch the black outside: a white image stays white there."""
-    geometry = params.model_copy(update={"brightness": 0, "contrast": 0, "saturation": 0, "hue": 0})
+    geometry = params.model_copy(
+        update={"invert": 0, "brightness": 0, "contrast": 0, "saturation": 0, "hue": 0}
+    )
     white = by_torchvision(geometry, torch.full_like(pixels, 255), preprocessing, seed)
     dark = functional.max_pool2d((white < 254.9).float(), 5, stride=1, padding=2)
     dark[..., [0, 1, -2, -1], :] = dark[..., [0, 1, -2, -1]] = 1
@@ -128,6 +135,7 @@ PARTS: dict[str, Augmentation] = {
     "crop": only(crop_scale=(0.3, 1), crop_ratio=(0.7, 1.4)),
     "flips": only(flip_horizontal=0.5, flip_vertical=0.5),
     "perspective": only(perspective=0.4),
+    "invert": only(invert=0.5),
     "elastic": only(elastic=1.5),
     "brightness": only(brightness=0.6),
     "contrast": only(contrast=0.6),
@@ -136,7 +144,9 @@ PARTS: dict[str, Augmentation] = {
     "colour": only(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.2),
     # No contrast where borders show: it goes by the image's mean, and torchvision's holds the black.
     "default": Augmentation(contrast=0),
-    "all": Augmentation(contrast=0, flip_horizontal=0.5, flip_vertical=0.5, perspective=0.2, elastic=1.0),
+    "all": Augmentation(
+        contrast=0, invert=0.5, flip_horizontal=0.5, flip_vertical=0.5, perspective=0.2, elastic=1.0
+    ),
 }
 
 

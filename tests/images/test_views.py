@@ -272,6 +272,7 @@ def test_the_words_of_the_sheet_name_what_is_on() -> None:
     everything = Augmentation(
         flip_horizontal=0.5,
         flip_vertical=0.5,
+        invert=0.5,
         noise=0.1,
         perspective=0.1,
         elastic=1,
