@@ -6,8 +6,8 @@
 Labelled source images, target images without any label, and the target's test images (see
 adaptation_data.py). A network is trained on the source alone ("source only"), once for each data, network
 and seed, and every method starts from it. "target oracle" is the same training on the target's labels.
-All draw from graft's default augmentation: crops and turns, brightness and contrast; nothing in it makes
-digits on black look like digits on photographs.
+All draw from the augmentation of their `Setting`, and of those with `fourier` all see the source in the
+target's style but source only, the oracle, and what says "unstyled".
 
 Of each run: the test accuracy of its last epoch, of the state that graft chooses without a label, of the
 best state by the test labels (nobody can choose so; it tells what the choice costs), and of the state that
@@ -39,7 +39,7 @@ from graft.backbones.descriptions import read_model_json
 from graft.backbones.trunk import build
 from graft.errors import GraftError
 from graft.files import whole_folder
-from graft.images.augmentation import policy
+from graft.images.augmentation import Policy, policy
 from graft.images.loading import Images, load_images
 from graft.images.preprocessing import Preprocessing
 from graft.images.table import ImageTable
@@ -48,10 +48,52 @@ from graft.params import Augmentation, DomainAdaptation, FineTuning
 from graft.training.device import best_device
 
 RESULTS = Path(__file__).with_name("adaptation.jsonl")
-EPOCHS = 20  # of every training: start, oracle, methods, peers
 SOURCE, ORACLE = "source only", "target oracle"
 METHODS = [name for name in get_args(DomainAdaptation.model_fields["method"].annotation) if name != "none"]
+UNSTYLED = ", unstyled"
 PEERS = adaptation_peers.peers()
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a network learns one pair of domains, by whatever method.
+
+    Attributes:
+        epochs: Of source only and of the oracle.
+    """
+
+    augmentation: Augmentation
+    adaptation: DomainAdaptation
+    epochs: int
+    methods: tuple[str, ...]
+
+
+# White digits on black, and digits of any colour on photographs: so light and dark change places.
+INVERTED = Augmentation(
+    crop_scale=(0.8, 1), crop_ratio=(1, 1), rotate=0, scale=(1, 1), brightness=0, contrast=0, saturation=0,
+    hue=0, mixup=0, invert=0.5,
+)  # fmt: skip
+OF_ADAPT = tuple(name for name in PEERS if "pytorch-adapt" in name)
+SETTINGS = {
+    # The paper's network, compared where the paper compares.
+    ("mnist-10000", "dann_cnn"): Setting(
+        INVERTED,
+        DomainAdaptation(epochs=5, batch_size=32, layer="flatten", fourier=0.25),
+        epochs=6,
+        methods=(*METHODS, f"dann{UNSTYLED}", *OF_ADAPT),
+    ),
+    # A stronger one.
+    ("mnist-10000", "digits_cnn"): Setting(
+        INVERTED,
+        DomainAdaptation(epochs=6, fourier=0.25),
+        epochs=6,
+        methods=("dann", "cdan", "mcc", "self_training"),
+    ),
+    # graft's default data, everything as in params.yaml.
+    ("digits", "digits_cnn"): Setting(
+        Augmentation(), DomainAdaptation(), epochs=20, methods=(*METHODS, *PEERS)
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -63,43 +105,46 @@ class Case:
     method: str
 
 
-def cases(images: int) -> list[Case]:
-    """In the order of the table.
-
-    Args:
-        images: N of "mnist-N".
-    """
-    pairs = [(f"mnist-{images}", "dann_cnn"), (f"mnist-{images}", "digits_cnn"), ("digits", "digits_cnn")]
+def cases() -> list[Case]:
+    """In the order of the table."""
     return [
         Case(data, network, method)
-        for data, network in pairs
-        for method in (SOURCE, *METHODS, *PEERS, ORACLE)
+        for (data, network), setting in SETTINGS.items()
+        for method in (SOURCE, *setting.methods, ORACLE)
     ]
 
 
 def run(case: Case, shared: Path, folder: Path, seed: int) -> dict[str, Any]:
     """What is measured: accuracies (of 1), and seconds of this method's own training."""
+    setting = SETTINGS[case.data, case.network]
     table = load(case.data, shared, folder)
     examine = examiner(table)
     if case.method == ORACLE:
         start = time.monotonic()
-        accuracy = examine(from_scratch(table, case.network, seed))
+        accuracy = examine(from_scratch(table, case.network, setting, seed))
         return {"last": accuracy, "seconds": time.monotonic() - start}
-    model, seconds = kept_start(case, hidden(table), folder, seed)
+    model, seconds = kept_start(case, hidden(table), setting, folder, seed)
     if case.method == SOURCE:
         return {"last": examine(model), "seconds": seconds}
-    params = DomainAdaptation(epochs=EPOCHS, seed=seed)
+    params = setting.adaptation.model_copy(update={"seed": seed})
+    drawn = policy(setting.augmentation, model.config.preprocessing)
     if case.method in PEERS:
-        drawn = policy(Augmentation(), model.config.preprocessing)
         start = time.monotonic()
         PEERS[case.method](hidden(table), model, drawn, params)
         seconds = time.monotonic() - start
         return {"last": examine(model), "seconds": seconds}
-    return adapted(hidden(table), model, params.model_copy(update={"method": case.method}), examine)
+    own: dict[str, Any] = {"method": case.method.removesuffix(UNSTYLED)}
+    if case.method.endswith(UNSTYLED):
+        own["fourier"] = 0.0
+    return adapted(hidden(table), model, drawn, params.model_copy(update=own), examine)
 
 
 def adapted(
-    table: ImageTable, model: Classifier, params: DomainAdaptation, examine: Callable[[Classifier], float]
+    table: ImageTable,
+    model: Classifier,
+    drawn: Policy,
+    params: DomainAdaptation,
+    examine: Callable[[Classifier], float],
 ) -> dict[str, Any]:
     """The last, the chosen and the best state of one of graft's methods, and each validator's choice."""
     watched: list[float] = []
@@ -110,7 +155,6 @@ def adapted(
         watched.append(time.monotonic() - start)
         return {"test_accuracy": accuracy}
 
-    drawn = policy(Augmentation(), model.config.preprocessing)
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as work:
         try:
@@ -130,19 +174,21 @@ def adapted(
     }
 
 
-def kept_start(case: Case, table: ImageTable, folder: Path, seed: int) -> tuple[Classifier, float]:
+def kept_start(
+    case: Case, table: ImageTable, setting: Setting, folder: Path, seed: int
+) -> tuple[Classifier, float]:
     """The network trained on the source alone and the seconds it took, made once for all methods."""
     kept = folder / "starts" / f"{case.data} {case.network} {seed}"
     if not kept.exists():
         start = time.monotonic()
-        made = from_scratch(table, case.network, seed)
+        made = from_scratch(table, case.network, setting, seed)
         seconds = time.monotonic() - start
         with whole_folder(kept) as temporary:
             save_classifier(made, temporary, method="scratch", extra={"seconds": seconds})
     return load_classifier(kept).to(best_device()), read_model_json(kept)["seconds"]
 
 
-def from_scratch(table: ImageTable, network: str, seed: int) -> Classifier:
+def from_scratch(table: ImageTable, network: str, setting: Setting, seed: int) -> Classifier:
     """Trained on the target's labelled images; where it has none, on the source's.
 
     Validation images of the same domain choose the epoch.
@@ -150,8 +196,8 @@ def from_scratch(table: ImageTable, network: str, seed: int) -> Classifier:
     trunk, config = build(network)
     head = torch.nn.Linear(config.num_features, len(table.classes))
     shape = Classifier(trunk, head, config=config, classes=table.classes)
-    params = FineTuning(method="scratch", baseline_epochs=EPOCHS, seed=seed)
-    drawn = policy(Augmentation(), config.preprocessing)
+    params = FineTuning(method="scratch", baseline_epochs=setting.epochs, seed=seed)
+    drawn = policy(setting.augmentation, config.preprocessing)
     with tempfile.TemporaryDirectory() as work:
         return train(table, shape, drawn, params, work=Path(work))[0]
 
@@ -203,8 +249,7 @@ def options() -> argparse.Namespace:
     )
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "graft-adaptation")
-    parser.add_argument("--images", type=int, default=5000, help="N of either domain of mnist-N")
-    parser.add_argument("--data", default="", help="mnist-N or digits, or how it begins")
+    parser.add_argument("--data", default="", help="mnist-10000, mnist-40000 or digits, or how it begins")
     parser.add_argument("--network", default="", help="dann_cnn or digits_cnn, or how it begins")
     parser.add_argument("--method", default="", help="one method, or how several begin: peer, cdan")
     parser.add_argument("--seeds", type=int, default=5)
@@ -216,9 +261,9 @@ def main() -> None:
     """Run what is missing, or print the table."""
     given = options()
     if given.table:
-        print(page(results(), [SOURCE, *METHODS, *PEERS, ORACLE]), end="")
+        print(page(results(), [SOURCE, *METHODS, f"dann{UNSTYLED}", *PEERS, ORACLE]), end="")
         return
-    wanted = cases(given.images)
+    wanted = cases()
     for name in ("data", "network", "method"):
         wanted = matching(wanted, name, getattr(given, name))
     absent = sorted({case.method for case in wanted if adaptation_peers.absent(case.method)})

@@ -11,7 +11,8 @@ torch and numpy stay graft's own. Without them these cases are left out, and a l
 pytorch-adapt: its MNIST to MNIST-M example. Adam at 0.0001 for each network, a discriminator of two
 hidden layers of 256, weight 1 for every loss, no schedule, networks that were trained on the source
 before; its other examples leave Adam at 0.001, so both rates are here. Batches are graft's own: the same
-images, order and augmentation. CDAN conditions through 1024 random products, the default.
+images, order, augmentation and, where a setting has one, style of the target. CDAN conditions through 1024
+random products, the default.
 
 skada: its example on digits. Plain SGD at 0.01 on arrays, without augmentation; weight 1, the default;
 the same start. Its DANN and CDAN are left out: the domain classifier of 0.6.0 ends in a softmax over one
@@ -59,15 +60,16 @@ def _pytorch_adapt(method: str, rate: float) -> Peer:
     def run(table: ImageTable, model: Classifier, policy: Policy, params: DomainAdaptation) -> None:
         torch.manual_seed(params.seed)
         domains = load_domains(table, model, policy, params)
-        hook, extra = _hook(method, model, rate)
+        front, back = _halves(model, params.layer)
+        hook, extra = _hook(method, front, back, len(model.classes), rate)
         model.train()
         for step in range(params.epochs * domains.steps_per_epoch):
             source, labels = domains.source(step)
             target, _ = domains.target(step)
             hook(
                 {
-                    "G": model.trunk,
-                    "C": model.head,
+                    "G": front,
+                    "C": back,
                     "src_imgs": source,
                     "src_labels": labels.argmax(1),
                     "src_domain": torch.zeros(len(source)),
@@ -80,7 +82,19 @@ def _pytorch_adapt(method: str, rate: float) -> Peer:
     return run
 
 
-def _hook(method: str, model: Classifier, rate: float) -> tuple[Callable[..., Any], dict[str, nn.Module]]:
+def _halves(model: Classifier, layer: str | None) -> tuple[nn.Module, nn.Module]:
+    """G and C of the library: the same network, cut where graft compares the domains."""
+    if layer is None:
+        return model.trunk, model.head
+    net: Any = model.trunk.network
+    assert (model.config.name, layer) == ("dann_cnn", "flatten")
+    front = [net.conv1, nn.ReLU(), nn.MaxPool2d(2), net.conv2, nn.ReLU(), nn.MaxPool2d(2), net.flatten]
+    return nn.Sequential(*front), nn.Sequential(net.dense1, nn.ReLU(), net.dense2, nn.ReLU(), model.head)
+
+
+def _hook(
+    method: str, front: nn.Module, back: nn.Module, classes: int, rate: float
+) -> tuple[Callable[..., Any], dict[str, nn.Module]]:
     """The library's step, and the networks it needs beside G and C."""
     from pytorch_adapt.hooks import CDANHook, ClassifierHook, DANNHook, MCCHook
     from pytorch_adapt.layers import RandomizedDotProduct
@@ -89,10 +103,10 @@ def _hook(method: str, model: Classifier, rate: float) -> tuple[Callable[..., An
     def adam(network: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.Adam(network.parameters(), lr=rate)
 
-    own = [adam(model.trunk), adam(model.head)]
+    own = [adam(front), adam(back)]
     if method == "MCC":
         return ClassifierHook(opts=own, post=[MCCHook()]), {}
-    features, classes = model.config.num_features, len(model.classes)
+    features = next(layer.in_features for layer in back.modules() if isinstance(layer, nn.Linear))
     if method == "DANN":
         discriminator = Discriminator(in_size=features, h=HIDDEN)
         return DANNHook([*own, adam(discriminator)]), {"D": discriminator}

@@ -117,7 +117,8 @@ def load_domains(table: ImageTable, model: Classifier, policy: Policy, params: D
     shown: Stream = source[0]
     if params.fourier:
         # A seed of its own: an image is not shown beside those that have its style.
-        shown = Restyled(source[0], replace(target[0], seed=params.seed + len(wanted)), params.fourier)
+        styles = replace(target[0], policy=None, seed=params.seed + len(wanted))
+        shown = Restyled(source[0], styles, params.fourier)
     return Domains(shown, target[0], labelled_target[0] if labelled_target else None, params.epochs)
 
 
