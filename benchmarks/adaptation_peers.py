@@ -2,7 +2,7 @@
 
     python -m venv PEERS
     PEERS/bin/pip install --no-deps pytorch-adapt==0.0.83 pytorch-metric-learning torchmetrics \\
-        lightning-utilities skada==0.6.0 POT skorch tabulate
+        lightning-utilities
     PYTHONPATH=FOLDER python benchmarks/adaptation.py --method peer
 
 where FOLDER/sitecustomize.py appends PEERS' site-packages to `sys.path`: after everything else, so that
@@ -13,10 +13,6 @@ hidden layers of 256, weight 1 for every loss, no schedule, networks that were t
 before; its other examples leave Adam at 0.001, so both rates are here. Batches are graft's own: the same
 images, order, augmentation and, where a setting has one, style of the target. CDAN conditions through 1024
 random products, the default.
-
-skada: its example on digits. Plain SGD at 0.01 on arrays, without augmentation; weight 1, the default;
-the same start. Its DANN and CDAN are left out: the domain classifier of 0.6.0 ends in a softmax over one
-number, which is always 1, so nothing is passed on to the features.
 """
 
 from __future__ import annotations
@@ -45,15 +41,12 @@ def peers() -> dict[str, Peer]:
     for method in ("DANN", "CDAN", "MCC"):
         for rate in (1e-4, 1e-3):
             found[f"peer pytorch-adapt: {method}, rate {rate:g}"] = _pytorch_adapt(method, rate)
-    for method in ("MCC", "DeepCoral"):
-        found[f"peer skada: {method}"] = _skada(method)
     return found
 
 
 def absent(name: str) -> bool:
     """Whether what a case needs is not installed."""
-    package = "pytorch_adapt" if "pytorch-adapt" in name else "skada"
-    return name.startswith("peer ") and importlib.util.find_spec(package) is None
+    return name.startswith("peer ") and importlib.util.find_spec("pytorch_adapt") is None
 
 
 def _pytorch_adapt(method: str, rate: float) -> Peer:
@@ -114,41 +107,3 @@ def _hook(
     discriminator = Discriminator(in_size=combiner.out_dim, h=HIDDEN)
     hook = CDANHook(g_opts=own, d_opts=[adam(discriminator)])
     return hook, {"D": discriminator, "feature_combiner": combiner}
-
-
-class _Named(nn.Module):
-    """A classifier as skada wants it: one input, any other ignored, and a layer to name."""
-
-    def __init__(self, model: Classifier) -> None:
-        super().__init__()
-        self.trunk, self.head = model.trunk, model.head
-
-    def forward(self, x: torch.Tensor, sample_weight: object = None) -> torch.Tensor:
-        logits: torch.Tensor = self.head(self.trunk(x))
-        return logits
-
-
-def _skada(method: str) -> Peer:
-    def run(table: ImageTable, model: Classifier, policy: Policy, params: DomainAdaptation) -> None:
-        import skada.deep
-
-        torch.manual_seed(params.seed)
-        domains = load_domains(table, model, policy, params)
-        source, target = domains.source.images, domains.target.images
-        preprocessing = model.config.preprocessing
-        pixels = preprocessing.centre(torch.cat([source.pixels, target.pixels]))
-        labels = torch.cat([source.labels, torch.full((len(target),), -1)])
-        sides = torch.tensor([1] * len(source) + [-2] * len(target))  # below 0 is a target
-        net = getattr(skada.deep, method)(
-            _Named(model),
-            layer_name="trunk",
-            batch_size=params.batch_size,
-            max_epochs=params.epochs,
-            train_split=False,
-            lr=1e-2,
-            verbose=0,
-        )
-        net.fit(preprocessing.normalise(pixels).numpy(), labels.numpy(), sides.numpy())
-        model.load_state_dict(net.module_.base_module_.state_dict())
-
-    return run
