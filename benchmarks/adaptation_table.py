@@ -19,12 +19,13 @@ python benchmarks/adaptation.py --shared ../shared
 python benchmarks/adaptation.py --table > benchmarks/adaptation.md
 ```
 
-Accuracy on the target's test images in %, the mean over seeds and in brackets its 95 % interval (Student's
-t over the seeds). "gap" is the share of the way from source only to the target oracle, in %. All methods and
-peers start from the source-only network of their seed. Of MNIST-M they know no label, of the default digits
-100; there graft's last step, fine-tuning on these, is in "label-free choice". That choice is graft's own
-vote; the best epoch is what test labels would choose, which nobody has. Seconds are the fastest run's, of the adaptation alone (validators included, tests not); those of source
-only and of the oracle are of training from scratch.
+Accuracy on the target's test images in %, the mean over seeds and in brackets its 95 % interval
+(Student's t over the seeds). "gap" is the share of the way from source only to the target oracle, in %.
+All methods and peers start from the source-only network of their seed. Of MNIST-M they know no label, of
+the default digits 100; there graft's last step, fine-tuning on these, is in "label-free choice". That
+choice is graft's own vote; the best epoch is what test labels would choose, which nobody has. Seconds are
+the fastest run's, of the adaptation alone (validators included, tests not); those of source only and of
+the oracle are of training from scratch.
 """
 
 
