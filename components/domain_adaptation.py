@@ -10,16 +10,18 @@ def domain_adaptation(
     domain_adaptation: dict,
     images: Input[Dataset],
     views: Input[Dataset],
+    probe: Input[Model],
     fine_tuned: Input[Model],
     adapted: Output[Model],
 ) -> None:
-    """Adapt the fine-tuned classifier from the source to the target domain; skipped for one domain.
+    """Adapt a classifier from the source to the target domain; skipped for one domain.
 
     Args:
         domain_adaptation: The section `domain_adaptation` of params.yaml.
         images: The image table.
         views: Holds the augmentation policy that training draws from.
-        fine_tuned: Where adaptation starts.
+        probe: Where adaptation starts if nothing was fine-tuned.
+        fine_tuned: Where it starts otherwise.
         adapted: The adapted classifier with its training history, or why there is none.
     """
     from graft.steps import run
@@ -27,6 +29,11 @@ def domain_adaptation(
     run(
         "domain_adaptation",
         settings={"domain_adaptation": domain_adaptation},
-        inputs={"images": images.path, "views": views.path, "fine_tuned": fine_tuned.path},
+        inputs={
+            "images": images.path,
+            "views": views.path,
+            "probe": probe.path,
+            "fine_tuned": fine_tuned.path,
+        },
         outputs={"adapted": adapted.path},
     )

@@ -57,7 +57,11 @@ def retraining(
         probe=probe,
     ).outputs
     adapted = domain_adaptation_step(
-        domain_adaptation=domain_adaptation, images=images, views=views, fine_tuned=tuned["fine_tuned"]
+        domain_adaptation=domain_adaptation,
+        images=images,
+        views=views,
+        probe=probe,
+        fine_tuned=tuned["fine_tuned"],
     ).outputs["adapted"]
     judged = evaluation_step(
         evaluation=evaluation,

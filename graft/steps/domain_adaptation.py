@@ -17,20 +17,25 @@ def run(
     domain_adaptation: Mapping[str, Any],
     images: Path,
     views: Path,
+    probe: Path,
     fine_tuned: Path,
     adapted: Path,
     work: Path,
 ) -> None:
     """See components/domain_adaptation.py."""
     params = parse(DomainAdaptation, domain_adaptation, "params: domain_adaptation")
-    if reason := _why_not(params, images, fine_tuned):
+    if reason := _why_not(params, images):
         say(f"domain_adaptation: skipped, since {reason}")
         write_skipped(adapted, reason)
         return
-    _adapt(params, images, views, fine_tuned, adapted, work)
+    start = fine_tuned
+    if reason := skipped(fine_tuned):
+        say(f"domain_adaptation: from the probe, since {reason}")
+        start = probe
+    _adapt(params, images, views, start, adapted, work)
 
 
-def _why_not(params: DomainAdaptation, images: Path, fine_tuned: Path) -> str | None:
+def _why_not(params: DomainAdaptation, images: Path) -> str | None:
     """Why there is nothing to do."""
     from graft.images.table import read_facts
 
@@ -38,12 +43,11 @@ def _why_not(params: DomainAdaptation, images: Path, fine_tuned: Path) -> str | 
         return "domain_adaptation.method is none"
     if len(read_facts(images)["domains"]) < 2:
         return "one domain: there is nothing to adapt to"
-    reason = skipped(fine_tuned)
-    return f"there is no fine-tuned model to adapt ({reason})" if reason else None
+    return None
 
 
 def _adapt(
-    params: DomainAdaptation, images: Path, views: Path, fine_tuned: Path, adapted: Path, work: Path
+    params: DomainAdaptation, images: Path, views: Path, start: Path, adapted: Path, work: Path
 ) -> None:
     from graft.adaptation import adapt
     from graft.backbones.classifier import load_classifier
@@ -53,7 +57,7 @@ def _adapt(
     from graft.training.device import best_device
 
     table = read_table(images)
-    model = load_classifier(fine_tuned).to(best_device())
+    model = load_classifier(start).to(best_device())
     drawn = policy(read_policy(views), model.config.preprocessing)
     made = adapt(table, model, drawn, params, work=work)
     account = made.account

@@ -182,7 +182,6 @@ def test_what_is_turned_off_says_so(inputs: dict[str, Path], two_domains: Path, 
     run(inputs, tmp_path, {}, method="none")
     assert skipped(tmp_path / "fine_tuned") == skipped(tmp_path / "scratch") == "fine_tuning.method is none"
     for section, images, reason in (
-        ({}, inputs["images"], "there is no fine-tuned model to adapt (fine_tuning.method is none)"),
         ({}, tmp_path / "one domain", "one domain: there is nothing to adapt to"),
         ({"method": "none"}, inputs["images"], "domain_adaptation.method is none"),
     ):
@@ -190,8 +189,32 @@ def test_what_is_turned_off_says_so(inputs: dict[str, Path], two_domains: Path, 
             domain_adaptation=section,
             images=images,
             views=inputs["views"],
+            probe=inputs["probe"],
             fine_tuned=tmp_path / "fine_tuned",
             adapted=tmp_path / "adapted",
             work=tmp_path / "work",
         )
         assert skipped(tmp_path / "adapted") == reason
+
+
+@pytest.mark.parametrize("tuned", [False, True])
+def test_adaptation_begins_at_the_probe_where_nothing_was_fine_tuned(
+    inputs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], tuned: bool
+) -> None:
+    """One that trains nothing keeps the weights of whatever it began at."""
+    run(inputs, tmp_path, {}, method="all" if tuned else "none", epochs=1)
+    domain_adaptation.run(
+        domain_adaptation={"method": "coral", "choice": "last", "target_epochs": 0},
+        images=inputs["images"],
+        views=inputs["views"],
+        probe=inputs["probe"],
+        fine_tuned=tmp_path / "fine_tuned",
+        adapted=tmp_path / "adapted",
+        work=tmp_path / "work",
+    )
+    assert ("from the probe, since fine_tuning.method is none" in "".join(capsys.readouterr())) != tuned
+    begun, made = (
+        load_classifier(place).trunk.state_dict()
+        for place in (tmp_path / "fine_tuned" if tuned else inputs["probe"], tmp_path / "adapted")
+    )
+    assert all(torch.equal(made[name], weights) for name, weights in begun.items())
