@@ -58,6 +58,8 @@ PEERS = adaptation_peers.peers()
 class Setting:
     """How a network learns one pair of domains, by whatever method.
 
+    The rates of adaptation fall to a sixth: their mean is 0.001 where 0.003 is given, as the peers' constant one.
+
     Attributes:
         epochs: Of source only and of the oracle.
     """
@@ -70,21 +72,21 @@ class Setting:
 
 # White digits on black, and digits of any colour on photographs: so light and dark change places.
 INVERTED = Augmentation(
-    crop_scale=(0.8, 1), crop_ratio=(1, 1), rotate=0, scale=(1, 1), brightness=0, contrast=0, saturation=0,
+    crop_scale=(1, 1), crop_ratio=(1, 1), rotate=0, scale=(1, 1), brightness=0, contrast=0, saturation=0,
     hue=0, mixup=0, invert=0.5,
 )  # fmt: skip
 SETTINGS = {
     # The paper's network, compared where the paper compares.
     ("mnist-10000", "dann_cnn"): Setting(
         INVERTED,
-        DomainAdaptation(epochs=4, batch_size=32, layer="flatten", fourier=0.25),
+        DomainAdaptation(epochs=4, batch_size=32, learning_rate=3e-3, layer="flatten", fourier=0.25),
         epochs=6,
         methods=(*METHODS, f"dann{UNSTYLED}", *PEERS),
     ),
     # A stronger one.
     ("mnist-10000", "digits_cnn"): Setting(
         INVERTED,
-        DomainAdaptation(epochs=6, fourier=0.25),
+        DomainAdaptation(epochs=6, learning_rate=3e-3, fourier=0.25),
         epochs=6,
         methods=("dann", "cdan", "mcc", "self_training"),
     ),
