@@ -58,7 +58,7 @@ PEERS = adaptation_peers.peers()
 class Setting:
     """How a network learns one pair of domains, by whatever method.
 
-    The rates of adaptation fall to a sixth: their mean is 0.001 where 0.003 is given, as the peers' constant one.
+    Rates of adaptation fall to a sixth: where 0.003 is given their mean is 0.001, the peers' constant rate.
 
     Attributes:
         epochs: Of source only and of the oracle.
