@@ -28,9 +28,10 @@ def in_style(images: Tensor, styles: Tensor, band: float) -> Tensor:
     """
     size = images.shape[-1]
     spectrum, style = torch.fft.rfft2(images.float()), torch.fft.rfft2(styles.float())
-    vertical = torch.fft.fftfreq(size, device=images.device).abs()
-    horizontal = torch.fft.rfftfreq(size, device=images.device)
-    low = (vertical[:, None] <= band) & (horizontal <= band)
+    # In double precision, as the band is: in single, one just below a frequency would be equal to it.
+    vertical = torch.fft.fftfreq(size, dtype=torch.float64).abs()
+    horizontal = torch.fft.rfftfreq(size, dtype=torch.float64)
+    low = ((vertical[:, None] <= band) & (horizontal <= band)).to(images.device)
     amplitude = torch.where(low, style.abs(), spectrum.abs())
     return torch.fft.irfft2(torch.polar(amplitude, spectrum.angle()), s=(size, size)).to(images.dtype)
 

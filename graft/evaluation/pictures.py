@@ -120,7 +120,8 @@ def adaptation_figure(
                 )
         axes.axvline(chosen, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), label="kept")
         axes.set(xlabel="epoch of adaptation (0: the start)", ylabel=label)
-        _legend(axes, loc="best")
+        # Above: the curves may be anywhere below.
+        _legend(axes, loc="above")
     return to_svg(figure, "accuracy of both domains, domain loss and lambda during adaptation")
 
 
@@ -179,9 +180,13 @@ def _mark_phases(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
 
 
-def _legend(axes: Axes, loc: Literal["best", "upper left"]) -> None:
-    legend = axes.legend(loc=loc, fontsize=8, labelcolor=INK, frameon=False)
-    legend.set_in_layout(False)
+def _legend(axes: Axes, loc: Literal["best", "upper left", "above"]) -> None:
+    above = loc == "above"
+    place: dict[str, Any] = (
+        {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 3} if above else {"loc": loc}
+    )
+    legend = axes.legend(**place, fontsize=8, labelcolor=INK, frameon=False)
+    legend.set_in_layout(above)
 
 
 def _short(name: str, limit: int = 18) -> str:

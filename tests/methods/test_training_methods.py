@@ -55,8 +55,9 @@ def relabelled(table: ImageTable, split: str) -> ImageTable:
 @pytest.mark.parametrize("method", OWN)
 def test_nothing_learns_from_the_test_split(table: ImageTable, tmp_path: Path, method: str) -> None:
     """With every test label changed, each method finds the same model; with training labels, another."""
+    # A seed of which no method keeps the start, the best on six validation images by chance.
     params = FineTuning(
-        method=method, head_epochs=1, epochs=1, batch_size=48, baseline_epochs=1, learning_rate=0.003
+        method=method, head_epochs=1, epochs=1, batch_size=48, baseline_epochs=1, learning_rate=0.003, seed=1
     )
     found = []
     for number, each in enumerate((table, relabelled(table, "test"), relabelled(table, "train"))):
