@@ -1,9 +1,9 @@
 """The two pairs of domains of benchmarks/adaptation.py, as image tables.
 
-"mnist-N": N training images of MNIST (source), all 10,000 of MNIST-M that are at hand (target), and
-MNIST-M's 2000 test images; the published experiment has 60,000 of either. MNIST-M's images are made of
-MNIST's first 10,000 digits; the source has the ones after them, so that no digit is in both domains. 1000
-further digits are the source's validation images; 500 of the target's are the oracle's.
+"mnist-N": N training images of MNIST (source) and N of MNIST-M (target), MNIST-M's 2000 test images.
+The published experiment has 60,000 of either; of MNIST-M 10,000 are at hand. They are made of MNIST's first
+10,000 digits; the source has the ones after them, so that no digit is in both domains. 1000 further digits
+are the source's validation images, a twentieth of the target's N the oracle's.
 
 "digits": graft's default data, 1000 digits (a fifth of them for validation) to 1288 over photographs,
 tested on 400. Of the 1288 the methods know 100 labels, as everybody does who runs the default chain. The
@@ -28,11 +28,11 @@ from graft.params import Data
 
 MNIST_M = 10_000  # training images there are, made of MNIST's first ones
 SOURCE_VALIDATION = 1000
-TARGET_VALIDATION = 500
+TARGET_VALIDATION = 0.05
 
 
 def load(data: str, shared: Path, folder: Path) -> tuple[ImageTable, ImageTable]:
-    """The image tables of "digits" or "mnist-N", N at most 49,000, made at the first call.
+    """The image tables of "digits" or "mnist-N", made at the first call.
 
     Returns:
         One with every label for the oracle and the tests, and what methods are given.
@@ -53,13 +53,15 @@ def make_folder(data: str, shared: Path, folder: Path) -> None:
         return
     source, target = (np.load(shared / "data" / f"{name}.npz") for name in ("mnist", "mnistm_12k"))
     count = int(data.removeprefix("mnist-"))
+    if not 100 <= count <= MNIST_M:
+        raise SystemExit(f"{data}: give an N from 100 to {MNIST_M}")
     learned = MNIST_M + count
-    cut = MNIST_M - TARGET_VALIDATION
+    cut = count - round(count * TARGET_VALIDATION)
     parts = {
         "source/train": (source, "train", slice(MNIST_M, learned)),
         "source/val": (source, "train", slice(learned, learned + SOURCE_VALIDATION)),
         "target/train": (target, "train", slice(cut)),
-        "target/val": (target, "train", slice(cut, MNIST_M)),
+        "target/val": (target, "train", slice(cut, count)),
         "target/test": (target, "test", slice(None)),
     }
     with whole_folder(folder) as temporary:
