@@ -23,9 +23,9 @@ Accuracy on the target's test images in %, the mean over seeds and in brackets i
 (Student's t over the seeds). "gap" is the share of the way from source only to the target oracle, in %.
 All methods and peers start from the source-only network of their seed. Of MNIST-M they know no label, of
 the default digits 100; there graft's last step, fine-tuning on these, is in "label-free choice". That
-choice is graft's own vote; the best epoch is what test labels would choose, which nobody has. Seconds are
-the fastest run's, of the adaptation alone (validators included, tests not); those of source only and of
-the oracle are of training from scratch.
+choice is graft's own vote; the best epoch is what test labels would choose, which nobody has. CPU seconds
+are the fastest run's, of the adaptation alone (validators included, tests not); those of source only and
+of the oracle are of training from scratch.
 """
 
 
@@ -33,7 +33,7 @@ def page(rows: Sequence[dict[str, Any]], order: Sequence[str]) -> str:
     """Markdown: for each data and network the methods, then what each validator alone would choose.
 
     Args:
-        rows: data, network, method, seed, and last, label_free, best, each (accuracies of 1), seconds;
+        rows: data, network, method, seed, and last, label_free, best, each (accuracies of 1), seconds (CPU);
             or skipped, the reason. One a run.
         order: Names of all methods, source only first and the target oracle last.
     """
@@ -55,7 +55,7 @@ def _of(rows: Sequence[dict[str, Any]], method: str) -> list[dict[str, Any]]:
 
 def _methods(runs: dict[str, list[dict[str, Any]]], source: str, oracle: str) -> str:
     heads = " | ".join(f"{title} | gap" for title in ENDS.values())
-    lines = [f"| method | {heads} | seeds | seconds |", "|---" * (2 * len(ENDS) + 3) + "|"]
+    lines = [f"| method | {heads} | seeds | CPU s |", "|---" * (2 * len(ENDS) + 3) + "|"]
     ends = {_key(row): row["last"] for row in (*runs.get(source, []), *runs.get(oracle, []))}
     for name, found in runs.items():
         good = [row for row in found if "skipped" not in row]
