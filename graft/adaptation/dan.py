@@ -36,8 +36,10 @@ def mmd(source: Tensor, target: Tensor) -> Tensor:
 
 
 def dan(model: Classifier, domains: Domains, params: DomainAdaptation) -> tuple[nn.Module, Loss]:
-    """L = CE(G_y(f), y) + lambda (MMD(f_s, f_t) + MMD(g_s, g_t)), g the answers: the last two layers."""
+    """L = CE(G_y(f), y) + lambda (MMD(f_s, f_t) + MMD(g_s, g_t)).
 
+    f is what the layer gives where domains are compared, g the answers; by default the last two layers.
+    """
     look, _ = compared(model, params.layer)
 
     def transfer(seen: Seen, strength: float) -> tuple[Tensor, dict[str, float]]:

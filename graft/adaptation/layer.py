@@ -35,11 +35,8 @@ def compared(model: Classifier, layer: str | None) -> tuple[Compared, int]:
 
     def both(images: Tensor) -> tuple[Tensor, Tensor]:
         given: list[Tensor] = []
-        hook = module.register_forward_hook(lambda _module, _inputs, output: given.append(output.clone()))
-        try:
+        with module.register_forward_hook(lambda _module, _inputs, output: given.append(output.clone())):
             features = model.trunk(images)
-        finally:
-            hook.remove()
         return by_position(given[-1]).mean(1), features
 
     return both, by_position(found[name]).shape[2]

@@ -133,14 +133,13 @@ def clusters(evidence: Evidence) -> float:
     """
     from sklearn.cluster import KMeans
     from sklearn.metrics import adjusted_mutual_info_score
+    from sklearn.preprocessing import normalize
 
     target = _sound(evidence.target, "target")
     said, classes = target.logits.argmax(1), target.logits.shape[1]
     if len(said) < classes or len(np.unique(said)) == 1:
         return 0.0
-    lengths = np.linalg.norm(target.features, axis=1, keepdims=True)
-    directions = target.features / np.where(lengths > 0, lengths, 1)
-    found = KMeans(classes, n_init=3, random_state=0).fit_predict(directions)
+    found = KMeans(classes, n_init=3, random_state=0).fit_predict(normalize(target.features))
     return float(adjusted_mutual_info_score(said, found))
 
 

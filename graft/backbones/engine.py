@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from graft.backbones.hooks import hooked
 from graft.backbones.precision import number_format
 from graft.images.preprocessing import Preprocessing
 from graft.images.threads import one_core
@@ -64,13 +65,8 @@ def worthwhile(network: nn.Module, preprocessing: Preprocessing, images: int) ->
         numbers += output.numel()
 
     layers = [each for each in network.modules() if isinstance(each, (nn.Conv2d, nn.Linear))]
-    hooks = [layer.register_forward_hook(count) for layer in layers]
-    try:
-        with torch.no_grad(), one_core():
-            network(torch.zeros(1, 3, preprocessing.input_size, preprocessing.input_size))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with hooked(layer.register_forward_hook(count) for layer in layers), torch.no_grad(), one_core():
+        network(torch.zeros(1, 3, preprocessing.input_size, preprocessing.input_size))
     return images * numbers > WORTH * torch.get_num_threads()
 
 

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from graft.backbones.assembled import Combined, InnerLayers
 from graft.backbones.classifier import Classifier
 from graft.backbones.features import batches, evaluating
+from graft.backbones.hooks import hooked
 from graft.backbones.inputs import ImageLike, stack_pixels
+from graft.backbones.layers import black
 from graft.errors import GraftError
 from graft.files import whole_file
 
@@ -127,7 +129,6 @@ def _callable(stage: nn.Module) -> Iterator[nn.Module]:
         yield stage
 
 
-@torch.no_grad()
 def _output_shapes(model: Classifier) -> dict[nn.Module, list[torch.Size]]:
     """What each module of the trunk gives for one image; nothing where it is not run."""
     shapes: dict[nn.Module, list[torch.Size]] = {}
@@ -136,14 +137,9 @@ def _output_shapes(model: Classifier) -> dict[nn.Module, list[torch.Size]]:
         if isinstance(output, Tensor):
             shapes.setdefault(module, []).append(output.shape)
 
-    hooks = [each.register_forward_hook(note) for each in model.trunk.network.modules()]
-    size = model.config.preprocessing.input_size
-    try:
-        with evaluating(model):
-            model(torch.zeros(1, 3, size, size, device=model.device))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    modules = model.trunk.network.modules()
+    with hooked(each.register_forward_hook(note) for each in modules):
+        black(model, model.config)
     return shapes
 
 

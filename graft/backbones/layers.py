@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from graft.backbones.assembled import by_position
 from graft.backbones.features import evaluating
+from graft.backbones.hooks import hooked
 from graft.backbones.stages import LooseTensors, stages
 from graft.backbones.trunk import BackboneConfig, Trunk
 from graft.errors import GraftError
@@ -30,12 +31,8 @@ def outputs(trunk: Trunk, config: BackboneConfig) -> dict[str, Tensor]:
             found.pop(names[module], None)
             found[names[module]] = output
 
-    hooks = [module.register_forward_hook(note) for module in names]
-    try:
+    with hooked(module.register_forward_hook(note) for module in names):
         black(trunk, config)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return found
 
 

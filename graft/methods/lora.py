@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from graft.backbones.classifier import Classifier
+from graft.backbones.hooks import hooked
 from graft.backbones.layers import black
 from graft.errors import GraftError
 from graft.images.augmentation import Policy
@@ -76,14 +77,13 @@ def adaptable_weights(model: Classifier, by: Lora) -> list[str]:
         GraftError: the network has no attention over linear layers: it is no transformer.
     """
     called: list[str] = []
-    handles = [
+    handles = (
         part.register_forward_hook(lambda *_, name=name: called.append(name))
         for name, part in model.trunk.named_modules()
         if isinstance(part, nn.Linear)
-    ]
-    black(model.trunk, model.config)
-    for handle in handles:
-        handle.remove()
+    )
+    with hooked(handles):
+        black(model.trunk, model.config)
     weights = [f"{name}.weight" for name in dict.fromkeys(called)]
     if not by.dropout:
         weights += [

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from graft.backbones.features import batches, evaluating
+from graft.backbones.hooks import hooked
 from graft.images.preprocessing import Preprocessing
 from graft.progress import track
 
@@ -42,12 +43,10 @@ def unbiased_statistics(fresh: Iterable[nn.Module]) -> Iterator[None]:
         if layer.training and seen is not None and usual is not None:
             layer.momentum = max(usual, 1 / (int(seen) + 1))
 
-    handles = [layer.register_forward_pre_hook(weigh) for layer in layers]
     try:
-        yield
+        with hooked(layer.register_forward_pre_hook(weigh) for layer in layers):
+            yield
     finally:
-        for handle in handles:
-            handle.remove()
         for layer, momentum in layers.items():
             layer.momentum = momentum
 
@@ -124,13 +123,11 @@ def _observed(
         found[layer] = found.get(layer, _Moments(0, nothing, nothing)).and_those_of(x)
 
     before = [(layer, layer.training, layer.track_running_stats) for layer in layers]
-    handles = [layer.register_forward_pre_hook(measure) for layer, _, _ in before]
     for layer, _, _ in before:
         layer.training, layer.track_running_stats = True, False
     try:
-        yield found
+        with hooked(layer.register_forward_pre_hook(measure) for layer, _, _ in before):
+            yield found
     finally:
-        for handle in handles:
-            handle.remove()
         for layer, training, tracking in before:
             layer.training, layer.track_running_stats = training, tracking
