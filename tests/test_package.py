@@ -25,6 +25,31 @@ def test_torchvision_imports_beside_a_torch_without_cuda() -> None:
     assert python(code).strip() == "512"
 
 
+def test_torchvision_imports_without_torchs_compiler() -> None:
+    code = "import sys, graft, torchvision; print([m for m in sys.modules if m.startswith('torch._dynamo')])"
+    assert python(code).strip() == "[]"
+
+
+def test_after_torchvision_the_compiler_is_the_real_one() -> None:
+    code = (
+        "import graft, torchvision; from torchvision.ops.roi_align import is_compile_supported as asked;"
+        "before = asked('cpu'); from torch._dynamo import utils;"
+        "print(before == utils.is_compile_supported('cpu'), utils.__file__.endswith('utils.py'))"
+    )
+    assert python(code).split() == ["True", "True"]
+
+
+def test_who_needs_the_compiler_while_torchvision_is_imported_gets_it() -> None:
+    code = (
+        "import torch\nfrom graft.importing_torchvision import compiler_later\n"
+        "with compiler_later():\n"
+        "    from torch._dynamo.utils import counters\n"
+        "    import torch._dynamo\n"
+        "print(counters is torch._dynamo.utils.counters)"
+    )
+    assert python(code).strip() == "True"
+
+
 def test_loading_what_is_no_classifier_names_the_folder(tmp_path: Path) -> None:
     with pytest.raises(GraftError, match=r"model\.json"):
         graft.load(tmp_path)
