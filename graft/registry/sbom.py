@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from functools import cache
-from importlib.metadata import Distribution, distributions
+from importlib.metadata import Distribution, PackageMetadata, distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,12 +28,16 @@ def bill_of_materials() -> str:
         from cyclonedx.model.bom import Bom
         from cyclonedx.output.json import JsonV1Dot6
 
-        installed = {_normal(each.name): each for each in distributions()}
-        parts = {name: _component(each) for name, each in sorted(installed.items())}
+        # `metadata` is read and parsed at every look, and by `name` and `version` as well: once is enough.
+        found = [(each, each.metadata) for each in distributions()]
+        installed = {_normal(said["Name"]): (each, said) for each, said in found}
+        parts = {name: _component(said) for name, (_, said) in sorted(installed.items())}
         bom = Bom(components=[part for name, part in parts.items() if name != ITSELF])
         bom.metadata.component = parts.get(ITSELF)
         for name, part in parts.items():
-            bom.register_dependency(part, [parts[each] for each in _needs(installed[name]) if each in parts])
+            bom.register_dependency(
+                part, [parts[each] for each in _needs(installed[name][0]) if each in parts]
+            )
         text = JsonV1Dot6(bom).output_as_string()
     except Exception as error:  # metadata of packages is wrong in many ways
         raise RuntimeError(f"{type(error).__name__}: {error}") from error
@@ -50,34 +54,34 @@ def write_bill(path: Path) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _component(package: Distribution) -> Component:
+def _component(said: PackageMetadata) -> Component:
     from cyclonedx.contrib.license.factories import LicenseFactory
     from cyclonedx.model.component import Component, ComponentType
     from packageurl import PackageURL
 
-    name, licence = _normal(package.name), _licence(package)
+    name, version, licence = _normal(said["Name"]), said["Version"], _licence(said)
     return Component(
         type=ComponentType.APPLICATION if name == ITSELF else ComponentType.LIBRARY,
-        name=package.name,
-        version=package.version,
-        description=_said(package, "Summary"),
+        name=said["Name"],
+        version=version,
+        description=_entry(said, "Summary"),
         licenses=[LicenseFactory().make_from_string(licence)] if licence else [],
-        purl=PackageURL("pypi", name=name, version=package.version),
-        bom_ref=f"{name}=={package.version}",
+        purl=PackageURL("pypi", name=name, version=version),
+        bom_ref=f"{name}=={version}",
     )
 
 
-def _licence(package: Distribution) -> str | None:
+def _licence(said: PackageMetadata) -> str | None:
     """An expression of SPDX where the package gives one, else its licence's name."""
-    words = _said(package, "License-Expression") or _said(package, "License") or ""
+    words = _entry(said, "License-Expression") or _entry(said, "License") or ""
     if words and len(words) < 100:  # some give the whole text
         return words
-    classes: list[str] = package.metadata.get_all("Classifier") or []
+    classes: list[str] = said.get_all("Classifier") or []
     return next((each.split(" :: ")[-1] for each in classes if each.startswith("License ::")), None)
 
 
-def _said(package: Distribution, key: str) -> str | None:
-    return package.metadata[key] if key in package.metadata else None  # noqa: SIM401 - it promises no `get`
+def _entry(said: PackageMetadata, key: str) -> str | None:
+    return said[key] if key in said else None  # noqa: SIM401 - it promises no `get`
 
 
 def _needs(package: Distribution) -> set[str]:
