@@ -26,6 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 OURS = ("graft", "components", "pipelines")
 COLUMNS = ("`--help`", "`import kfp.dsl`", "own", "the step's module", "others' packages in it", "own")
 
+PAIRS = [("help", ""), ("kfp", ""), ("help", "kfp"), ("module", ""), ("others", ""), ("module", "others")]
+
 
 def commands(step: str) -> dict[str, list[str]]:
     """The four that take turns."""
@@ -79,15 +81,7 @@ def main() -> None:
     for step in STEPS:
         taken = commands(step)
         each = [{name: seconds(own) for name, own in taken.items()} for _ in range(given.repetitions)]
-        pairs = [
-            ("help", ""),
-            ("kfp", ""),
-            ("help", "kfp"),
-            ("module", ""),
-            ("others", ""),
-            ("module", "others"),
-        ]
-        cells = [median(row[name] - row.get(less, 0) for row in each) for name, less in pairs]
+        cells = [median(row[name] - row.get(less, 0) for row in each) for name, less in PAIRS]
         print(f"| {step} | {' | '.join(f'{cell:.2f}' for cell in cells)} |", flush=True)
 
 
