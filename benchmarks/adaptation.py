@@ -88,7 +88,7 @@ SETTINGS = {
         INVERTED,
         DomainAdaptation(epochs=6, learning_rate=3e-3, fourier=0.25),
         epochs=6,
-        methods=("dann", "cdan", "mcc", "self_training"),
+        methods=("dann", "mcc", "self_training"),
     ),
     # graft's default data, everything as in params.yaml.
     ("digits", "digits_cnn"): Setting(

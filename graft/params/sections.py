@@ -286,7 +286,7 @@ class DomainAdaptation(Section):
         "coral",
         "pace",
         "none",
-    ] = "dann"
+    ] = "self_training"
     epochs: Count = 20
     batch_size: Count = 64  # of each domain
     learning_rate: Positive = 1e-3
