@@ -99,30 +99,37 @@ def curves_figure(name: str, history: Sequence[Mapping[str, Any]]) -> str | None
 def adaptation_figure(
     states: Sequence[Mapping[str, Any]], history: Sequence[Mapping[str, Any]], chosen: int
 ) -> str:
-    """Accuracy of both domains at every state, and the terms of adversarial training over the epochs.
+    """Accuracy of both domains at every state, and what the method tells of its own over the epochs.
 
     Args:
         states: Scores, the start first.
-        history: Rows of the training; may be empty, or without domain_loss.
+        history: Rows of the training; may be empty, or without domain_loss and confident.
         chosen: The state that was kept; marked.
     """
-    accuracies = {"source_accuracy": "source", "target_accuracy": "target"}
-    terms = {"domain_loss": "domain loss", "lambda": "lambda"}
+    accuracies = {"source_accuracy": ("source", BLUE), "target_accuracy": ("target", ORANGE)}
+    terms = {
+        "domain_loss": ("domain loss", BLUE),
+        "confident": ("share that teaches", BLUE),
+        "lambda": ("lambda", ORANGE),
+    }
     panels = [("accuracy", accuracies, states, 0), ("", terms, history, 1)]
     drawn = [panel for panel in panels if any(_values(panel[2], key) for key in panel[1])]
     figure, several = new_figure(3.4 * len(drawn), 2.5, len(drawn), across=True)
     for axes, (label, series, rows, first) in zip(several, drawn, strict=True):
-        for key, colour, marker in zip(series, (BLUE, ORANGE), ("o", "s"), strict=True):
+        for key, (name, colour) in series.items():
             if points := _values(rows, key):
                 x, y = zip(*points, strict=True)
-                axes.plot(
-                    [i + first for i in x], y, color=colour, marker=marker, markersize=3, label=series[key]
-                )
+                style: dict[str, Any] = {
+                    "color": colour,
+                    "marker": "o" if colour == BLUE else "s",
+                    "markersize": 3,
+                }
+                axes.plot([i + first for i in x], y, label=name, **style)
         axes.axvline(chosen, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), label="kept")
         axes.set(xlabel="epoch of adaptation (0: the start)", ylabel=label)
         # Above: the curves may be anywhere below.
         _legend(axes, loc="above")
-    return to_svg(figure, "accuracy of both domains, domain loss and lambda during adaptation")
+    return to_svg(figure, "accuracy of both domains, and the method's own terms, during adaptation")
 
 
 def domains_figure(embeddings: Mapping[str, np.ndarray], target: np.ndarray) -> str:

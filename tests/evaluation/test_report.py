@@ -156,6 +156,18 @@ def test_the_report_holds_what_was_promised(report: str) -> None:
     assert 1 <= len(re.findall(r'<img class="small"', report)) <= 5
 
 
+@pytest.mark.parametrize(
+    ("term", "shown"), [("confident", "share that teaches"), ("domain_loss", "domain loss")]
+)
+def test_the_figure_of_adaptation_shows_what_the_method_tells(term: str, shown: str) -> None:
+    rows = [{"phase": "adapt", "epoch": n, "lambda": n / 3, term: 0.5} for n in (1, 2, 3)]
+    said = pictures.adaptation_figure(ACCOUNT["states"], rows, 2)
+    assert shown in said
+    assert "lambda" in said
+    others = {"share that teaches", "domain loss"} - {shown}
+    assert not any(other in said for other in others)
+
+
 def test_worst_errors_come_surest_first(report: str) -> None:
     found = re.findall(r"said <em>(.*?)</em> (\d+) %<br>is <b>(.*?)</b>", report)
     sure = [int(percent) for _, percent, _ in found]
