@@ -121,7 +121,7 @@ def cases() -> list[Case]:
 
 
 def run(case: Case, shared: Path, folder: Path, seed: int) -> dict[str, Any]:
-    """what is measured: accuracies (of 1), and CPU seconds of this method's own training."""
+    """What is measured: accuracies (of 1), and CPU seconds of this method's own training."""
     table, known = load(case.data, shared, folder)
     examine = examiner(table)
     if case.method == ORACLE:

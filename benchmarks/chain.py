@@ -66,7 +66,6 @@ def run_step(step: str, data: Path, params: Path, artifacts: Path, home: Path) -
     """One step in a process of its own."""
     told = artifacts / "told.json"
     environment = {
-        **os.environ,
         "GRAFT_HOME": str(home),
         "MLFLOW_TRACKING_URI": f"sqlite:///{artifacts}/mlflow.db",
         "PYTHONPATH": str(ROOT),
@@ -74,13 +73,21 @@ def run_step(step: str, data: Path, params: Path, artifacts: Path, home: Path) -
     own = ["--step", step, "--data", str(data), "--params", str(params), "--artifacts", str(artifacts)]
     begun = time.time()
     command = [sys.executable, __file__, *own, "--told", str(told), "--begun", str(begun)]
-    done = subprocess.run(command, cwd=artifacts, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{step} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+    run(command, artifacts, **environment)
     seconds = time.time() - begun
     row: Row = json.loads(told.read_text())
     row["computing"] = seconds - row["starting"] - row["data"]
     return {"seconds": seconds, **row}
+
+
+def run(command: list[str], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A command that must succeed; `environment` is what differs from this process's own."""
+    given = {**os.environ, **environment}
+    done = subprocess.run(command, cwd=folder, env=given, capture_output=True, text=True)
+    if done.returncode:
+        said = f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+        raise SystemExit(f"{' '.join(command)[:400]} failed:\n{said}")
+    return done
 
 
 def measure_step(given: argparse.Namespace) -> None:

@@ -16,13 +16,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
-import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -30,8 +27,8 @@ from typing import Any
 import numpy as np
 import peers
 import torch
-from chain import machine
-from methods import AUGMENTATION, WEIGHTS, make_folder
+from chain import machine, run
+from methods import AUGMENTATION, WEIGHTS, accuracy_on_test, make_folder, without_validation
 
 from graft.backbones.classifier import Classifier
 from graft.backbones.features import extract
@@ -72,18 +69,13 @@ def with_graft(folder: Path, network: str, weights: Path | None, seed: int) -> f
         model, _ = train(
             table, model, policy(AUGMENTATION, model.config.preprocessing), params, work=Path(work)
         )
-        test = load_images(table, table.select(split="test"), model.config.preprocessing)
-        right = model.predict_pixels(test.pixels).argmax(1) == test.labels.numpy()
-        return float(right.mean())
+        return accuracy_on_test(model, table)
 
 
 def image_table(folder: Path, work: Path) -> ImageTable:
     """Of all photographs that are not for the test: none validates, as for the other ways."""
     validate(folder, Data(), work / "table", work / "docs")
-    table = read_table(work / "table")
-    return replace(
-        table, rows=table.rows.assign(split=table.rows["split"].astype(str).replace("val", "train"))
-    )
+    return without_validation(read_table(work / "table"))
 
 
 def probe(table: ImageTable, network: str, weights: Path) -> Classifier:
@@ -123,12 +115,8 @@ def measured(way: str, folder: Path, network: str, weights: Path | None, seed: i
         command += ["--weights", str(weights)] if weights else []
         command += ["--seed", str(seed), "--enough", str(enough)]
         start = time.monotonic()
-        done = subprocess.run(
-            command, capture_output=True, text=True, env={**os.environ, "GRAFT_HOME": home}, check=False
-        )
+        done = run(command, Path.cwd(), GRAFT_HOME=home)
         seconds = time.monotonic() - start
-    if done.returncode:
-        raise SystemExit(f"{way} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
     return {**json.loads(done.stdout.splitlines()[-1]), "seconds": seconds}
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,7 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from chain import machine
+from chain import machine, run
 
 ROOT = Path(__file__).resolve().parent.parent
 GRAFT = str(Path(sys.executable).with_name("graft"))
@@ -60,14 +59,6 @@ def with_fastai(photographs: Path, weights: Path, seed: int) -> dict[str, float]
     done = run(command, Path(__file__).parent)
     accuracy, training = (float(word) for word in done.stdout.split()[-2:])
     return {"wall": time.monotonic() - start, "accuracy": accuracy, "training": training}
-
-
-def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    """A command that must succeed."""
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{command[0]} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-    return done
 
 
 def main() -> None:

@@ -144,9 +144,13 @@ def run(case: Case, shared: Path, folder: Path, seed: int) -> tuple[float, float
         with tempfile.TemporaryDirectory() as work:
             model, _ = train(table, model, drawn, FineTuning.model_validate(given), work=Path(work))
     seconds = before + time.monotonic() - start
+    return accuracy_on_test(model, table), seconds
+
+
+def accuracy_on_test(model: Classifier, table: ImageTable) -> float:
+    """Of 1, on the test images, of the target where there are two domains."""
     test = load_images(table, table.select(split="test", domain=table.target), model.config.preprocessing)
-    right = model.predict_pixels(test.pixels).argmax(1) == test.labels.numpy()
-    return float(right.mean()), seconds
+    return float((model.predict_pixels(test.pixels).argmax(1) == test.labels.numpy()).mean())
 
 
 def kept_probe(
@@ -217,10 +221,15 @@ def load(data: str, shared: Path, folder: Path, seed: int) -> ImageTable:
         print(f"making the data folder {images.name.removesuffix(' table')}", flush=True)
         make_folder(data, shared, folder)
         validate(folder / images.name.removesuffix(" table"), Data(), images, folder / "docs")
-    table = read_table(images)
-    rows = table.rows.assign(split=table.rows["split"].astype(str).replace("val", "train"))
+    table = without_validation(read_table(images))
     if data.startswith("imagenette-"):
-        rows = _few(rows, int(data.rpartition("-")[2]), seed)
+        return replace(table, rows=_few(table.rows, int(data.rpartition("-")[2]), seed))
+    return table
+
+
+def without_validation(table: ImageTable) -> ImageTable:
+    """Every image that is not for the test is in training."""
+    rows = table.rows.assign(split=table.rows["split"].astype(str).replace("val", "train"))
     return replace(table, rows=rows)
 
 

@@ -62,8 +62,7 @@ def fastai_fine_tune(
 
 def tutorial(folder: Path, weights: Path, *, epochs: int, seed: int, fixed: bool = False) -> float:
     """The loop of PyTorch's transfer-learning tutorial, MobileNetV2; see `tutorial_epochs`."""
-    for model in tutorial_epochs(folder, weights, epochs=epochs, seed=seed, fixed=fixed):  # noqa: B007
-        pass
+    *_, model = tutorial_epochs(folder, weights, epochs=epochs, seed=seed, fixed=fixed)
     return accuracy_on_test(model, folder)
 
 

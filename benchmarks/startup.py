@@ -18,15 +18,20 @@ import time
 from pathlib import Path
 from statistics import median
 
-from chain import machine
+from chain import machine, run
 
 from components.__main__ import STEPS
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS = ("graft", "components", "pipelines")
-COLUMNS = ("`--help`", "`import kfp.dsl`", "own", "the step's module", "others' packages in it", "own")
-
-PAIRS = [("help", ""), ("kfp", ""), ("help", "kfp"), ("module", ""), ("others", ""), ("module", "others")]
+COLUMNS = (  # heading, whose seconds, less whose
+    ("`--help`", "help", ""),
+    ("`import kfp.dsl`", "kfp", ""),
+    ("own", "help", "kfp"),
+    ("the step's module", "module", ""),
+    ("others' packages in it", "others", ""),
+    ("own", "module", "others"),
+)
 
 
 def commands(step: str) -> dict[str, list[str]]:
@@ -59,7 +64,7 @@ def of_others(statement: str) -> list[str]:
 
 def python(arguments: list[str]) -> subprocess.CompletedProcess[str]:
     """A new interpreter that must succeed."""
-    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    return run([sys.executable, *arguments], ROOT)
 
 
 def seconds(arguments: list[str]) -> float:
@@ -77,11 +82,11 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=5)
     given = parser.parse_args()
     print(f"# Starting a step\n\n{machine()}. {given.repetitions} repetitions in turns; medians, s.\n")
-    print(f"| step | {' | '.join(COLUMNS)} |\n|{'---|' * (len(COLUMNS) + 1)}")
+    print(f"| step | {' | '.join(heading for heading, _, _ in COLUMNS)} |\n|{'---|' * (len(COLUMNS) + 1)}")
     for step in STEPS:
         taken = commands(step)
         each = [{name: seconds(own) for name, own in taken.items()} for _ in range(given.repetitions)]
-        cells = [median(row[name] - row.get(less, 0) for row in each) for name, less in PAIRS]
+        cells = [median(row[name] - row.get(less, 0) for row in each) for _, name, less in COLUMNS]
         print(f"| {step} | {' | '.join(f'{cell:.2f}' for cell in cells)} |", flush=True)
 
 

@@ -119,12 +119,8 @@ def adaptation_figure(
         for key, (name, colour) in series.items():
             if points := _values(rows, key):
                 x, y = zip(*points, strict=True)
-                style: dict[str, Any] = {
-                    "color": colour,
-                    "marker": "o" if colour == BLUE else "s",
-                    "markersize": 3,
-                }
-                axes.plot([i + first for i in x], y, label=name, **style)
+                marker = "o" if colour == BLUE else "s"
+                axes.plot([i + first for i in x], y, color=colour, marker=marker, markersize=3, label=name)
         axes.axvline(chosen, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), label="kept")
         axes.set(xlabel="epoch of adaptation (0: the start)", ylabel=label)
         # Above: the curves may be anywhere below.
