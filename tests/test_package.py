@@ -50,6 +50,12 @@ def test_who_needs_the_compiler_while_torchvision_is_imported_gets_it() -> None:
     assert python(code).strip() == "True"
 
 
+def test_a_step_ends_without_a_last_search_for_garbage() -> None:
+    """What is registered before graft.steps runs after it as the process ends."""
+    code = "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count() > 0)); import graft.steps"
+    assert python(code).strip() == "True"
+
+
 def test_loading_what_is_no_classifier_names_the_folder(tmp_path: Path) -> None:
     with pytest.raises(GraftError, match=r"model\.json"):
         graft.load(tmp_path)

@@ -5,6 +5,7 @@ It takes seconds to import, so only data_validation uses this, and imports it la
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from pathlib import Path
@@ -62,6 +63,7 @@ def check(frame: pd.DataFrame, suite: list[Rule], folder: Path) -> list[dict[str
 
 def _run(frame: pd.DataFrame, suite: list[Rule], folder: Path) -> dict[str, Any]:
     os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read while it is imported
+    logging.getLogger("great_expectations").setLevel(logging.WARNING)  # else some 700 lines in Kubeflow's log
     import great_expectations as gx
 
     context = gx.get_context(mode="ephemeral")

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from graft.steps.running import run_step
+
+# As it ends, Python would search everything that torch, MLflow or Great Expectations made for cycles to
+# free: 0.5 to 1.5 s a step, for memory that the system takes back anyway.
+atexit.register(gc.freeze)
 
 
 def run(
