@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import sys
 from pathlib import Path
@@ -113,6 +115,7 @@ for command in (
 
 def main() -> None:
     """Run the command; a user's fault is one line and its fix, not a traceback."""
+    atexit.register(gc.freeze)  # the prompt comes back sooner: see graft/steps/__init__.py
     try:
         graft(standalone_mode=False)
     except click.ClickException as error:
