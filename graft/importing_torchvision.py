@@ -24,7 +24,7 @@ COMPILER = "torch._dynamo.utils"
 
 
 class TorchvisionFinder(importlib.abc.MetaPathFinder):
-    """Finds torchvision where Python does, once, and has it loaded as above."""
+    """Finds torchvision where Python does, and has it loaded as above."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -32,7 +32,6 @@ class TorchvisionFinder(importlib.abc.MetaPathFinder):
         """None for all but torchvision: whoever comes next is asked."""
         if name != "torchvision":
             return None
-        sys.meta_path.remove(self)
         spec = PathFinder.find_spec(name, path, target)
         if spec is None or spec.origin is None or not isinstance(spec.loader, SourceFileLoader):
             return spec

@@ -30,6 +30,15 @@ def test_torchvision_imports_without_torchs_compiler() -> None:
     assert python(code).strip() == "[]"
 
 
+def test_who_only_asks_whether_torchvision_is_there_changes_nothing() -> None:
+    """As transformers does before it imports it."""
+    code = (
+        "import graft, importlib.util; importlib.util.find_spec('torchvision'); import torchvision;"
+        "print(torchvision.models.resnet18().fc.in_features)"
+    )
+    assert python(code).strip() == "512"
+
+
 def test_after_torchvision_the_compiler_is_the_real_one() -> None:
     code = (
         "import graft, torchvision; from torchvision.ops.roi_align import is_compile_supported as asked;"
