@@ -82,7 +82,7 @@ class Cost:
     Attributes:
         parameters: Number of weights.
         size_mib: Weights and buffers as stored, MiB.
-        latency_ms: One image from its encoded bytes to probabilities, ms: median of warm calls.
+        latency_ms: One image from its encoded bytes to probabilities, ms: the shortest of warm calls.
         seconds: What making it took, or None where nothing says so.
     """
 
