@@ -235,7 +235,8 @@ def machine() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return (
-        f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores, {platform.python_version()}"
+        f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores, "
+        f"Python {platform.python_version()}"
     )
 
 
