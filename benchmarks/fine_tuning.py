@@ -189,7 +189,7 @@ def main() -> None:
     print(
         f"# Fine-tuning on ants and bees\n\n{machine()}. {given.repetitions} repetitions in turns; medians.\n"
     )
-    print(section("MobileNetV2, to the same accuracy", tuned, accuracies=True))
+    print(section("MobileNetV2 with ImageNet weights", tuned, accuracies=True))
     print(reached(tuned))
     print(section("ResNet-18, two epochs from random weights", random_start, accuracies=False), end="")
 
