@@ -1,4 +1,4 @@
-"""Where the chain's time goes, what a rerun after 1 % more images costs, and how both grow.
+"""Where the chain's time goes, what it costs to run it again, and how it grows.
 
     python benchmarks/chain.py > benchmarks/chain.md
     python benchmarks/chain.py --shared ../shared --growth >> benchmarks/chain.md
@@ -7,8 +7,9 @@ Each step runs as DVC runs it: a process of its own, with one GRAFT_HOME for all
 starting (the interpreter and all imports, also those made late), data (reading, decoding, augmenting and
 storing images) and computing (the rest). Memory is the process's largest resident set.
 
-The rerun: the default data without one image in a hundred, then with it, in the same GRAFT_HOME. The growth:
-N images of MNIST and N of MNIST-M, one epoch of everything, so that the work per image stays the same.
+Again: the default data without one image in a hundred, the same once more, then with it, in the same
+GRAFT_HOME. The growth: N images of MNIST and N of MNIST-M, one epoch of everything, so that the work per
+image stays the same.
 """
 
 from __future__ import annotations
@@ -157,33 +158,34 @@ def default_chain(repetitions: int) -> Iterator[str]:
         data = Path(folder) / "data"
         graft = str(Path(sys.executable).with_name("graft"))
         subprocess.run([graft, "import", "digits", str(data)], check=True, stdout=subprocess.DEVNULL)
-        new = sorted(file for file in data.rglob("*.png") if "test" not in file.parts)[::100]
-        runs: list[tuple[dict[str, Row], dict[str, Row]]] = []
+        new = sorted(file for file in data.rglob("*") if file.is_file() and "test" not in file.parts)[::100]
+        assert new, "no image is new in the rerun"
+        runs: list[list[dict[str, Row]]] = []
         for number in range(repetitions):
             home, aside = Path(folder) / f"home{number}", Path(folder) / "aside"
             for file in new:
                 move(file, aside / file.relative_to(data))
-            first = run_chain(data, ROOT / "params.yaml", home)
+            runs.append([run_chain(data, ROOT / "params.yaml", home) for _ in range(2)])
             for file in new:
                 move(aside / file.relative_to(data), file)
-            runs.append((first, run_chain(data, ROOT / "params.yaml", home)))
+            runs[-1].append(run_chain(data, ROOT / "params.yaml", home))
             shutil.rmtree(home)
             print(f"repetition {number + 1} of {repetitions}", file=sys.stderr)
     yield f"# The default chain, step by step\n\n{machine()}. Medians of {repetitions} runs.\n"
-    yield "| step | s | starting | data | computing | peak MiB | with 1 % more images: s | of it starting |"
-    yield "|---|---|---|---|---|---|---|---|"
-    middle = [
-        {step: middle_of([run[which][step] for run in runs]) for step in runs[0][0]} for which in (0, 1)
-    ]
-    for step, row in middle[0].items():
-        again = middle[1][step]
-        parts = " | ".join(f"{row[key]:.1f}" for key in ("seconds", "starting", "data", "computing"))
-        yield f"| {step} | {parts} | {row['MiB']:.0f} | {again['seconds']:.1f} | {again['starting']:.1f} |"
-    sums = [
-        sum(row[key] for row in middle[0].values()) for key in ("seconds", "starting", "data", "computing")
-    ]
-    again = [sum(row[key] for row in middle[1].values()) for key in ("seconds", "starting")]
-    yield f"| all | {' | '.join(f'{each:.1f}' for each in sums)} | | {again[0]:.1f} | {again[1]:.1f} |"
+    yield "| step | s | starting | data | computing | peak MiB | again: s | 1 % more images: s | starting |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    first, again, more = (
+        {step: middle_of([run[which][step] for run in runs]) for step in runs[0][0]} for which in range(3)
+    )
+    parts = ("seconds", "starting", "data", "computing")
+    for step, row in first.items():
+        own = " | ".join(f"{row[part]:.1f}" for part in parts)
+        later = f"{again[step]['seconds']:.1f} | {more[step]['seconds']:.1f} | {more[step]['starting']:.1f}"
+        yield f"| {step} | {own} | {row['MiB']:.0f} | {later} |"
+    own = " | ".join(f"{sum(row[part] for row in first.values()):.1f}" for part in parts)
+    later = [(again, "seconds"), (more, "seconds"), (more, "starting")]
+    sums = " | ".join(f"{sum(row[part] for row in run.values()):.1f}" for run, part in later)
+    yield f"| all | {own} | | {sums} |"
 
 
 def growth(shared: Path, repetitions: int) -> Iterator[str]:
