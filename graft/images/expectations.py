@@ -63,7 +63,7 @@ def check(frame: pd.DataFrame, suite: list[Rule], folder: Path) -> list[dict[str
 
 def _run(frame: pd.DataFrame, suite: list[Rule], folder: Path) -> dict[str, Any]:
     os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read while it is imported
-    logging.getLogger("great_expectations").setLevel(logging.WARNING)  # else some 700 lines in Kubeflow's log
+    logging.getLogger("great_expectations").setLevel(logging.WARNING)  # else some 200 lines in Kubeflow's log
     import great_expectations as gx
 
     context = gx.get_context(mode="ephemeral")
