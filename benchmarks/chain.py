@@ -34,6 +34,7 @@ from statistics import median
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+GRAFT = str(Path(sys.executable).with_name("graft"))
 DATA = {  # what counts as data, by module
     "graft.files": ("folder_md5",),
     "graft.images.loading": ("load_images",),
@@ -156,8 +157,7 @@ def default_chain(repetitions: int) -> Iterator[str]:
     """The table of the default chain and of its rerun."""
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data"
-        graft = str(Path(sys.executable).with_name("graft"))
-        subprocess.run([graft, "import", "digits", str(data)], check=True, stdout=subprocess.DEVNULL)
+        run([GRAFT, "import", "digits", str(data)], Path(folder))
         new = sorted(file for file in data.rglob("*") if file.is_file() and "test" not in file.parts)[::100]
         assert new, "no image is new in the rerun"
         runs: list[list[dict[str, Row]]] = []

@@ -21,10 +21,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from chain import machine, run
+from chain import GRAFT, ROOT, machine, run
 
-ROOT = Path(__file__).resolve().parent.parent
-GRAFT = str(Path(sys.executable).with_name("graft"))
 FASTAI = """
 import sys, time
 from pathlib import Path

@@ -16,14 +16,12 @@ import re
 import subprocess
 import sys
 import time
-from pathlib import Path
 from statistics import median
 
-from chain import machine, run
+from chain import ROOT, machine, run
 
 from components.__main__ import STEPS
 
-ROOT = Path(__file__).resolve().parent.parent
 OURS = ("graft", "components", "pipelines")
 COLUMNS = (  # heading, whose seconds, less whose
     ("`--help`", "help", ""),
