@@ -133,13 +133,29 @@ def _compiled(network: nn.Module, preprocessing: Preprocessing, threads: int) ->
     }
     with openvino_package() as openvino, warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the tracer's, about shapes that are fixed here
-        example = torch.zeros(1, 3, side, side, dtype=torch.uint8)
-        traced = torch.jit.trace(Prepared(network, preprocessing), example, check_trace=False)
-        model = openvino.convert_model(traced, example_input=example)
+        model = _converted(network, preprocessing)
+        model.inputs[0].get_node().set_element_type(openvino.Type.u8)
         model.reshape({model.inputs[0]: openvino.PartialShape([1, 3, side, side])})
         compiled = openvino.Core().compile_model(model, "CPU", settings)
         queue = openvino.AsyncInferQueue(compiled)
     return lambda pixels, out: _run(queue, pixels, out)
+
+
+def _converted(network: nn.Module, preprocessing: Preprocessing) -> Any:
+    """OpenVINO's model of a network.
+
+    `openvino.convert_model` looks up every weight by its name and then optimises what compiling optimises
+    again. With the weights made constants first, and read by the frontend alone, that is done in half the time.
+    """
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    side = preprocessing.resize_size
+    example = torch.zeros(1, 3, side, side, dtype=torch.uint8)
+    traced = torch.jit.trace(Prepared(network, preprocessing).eval(), example, check_trace=False)
+    frontend = FrontEndManager().load_by_framework("pytorch")
+    graph = TorchScriptPythonDecoder(torch.jit.freeze(traced), example_input=example, skip_freeze=True)
+    return frontend.convert(frontend.load(graph))
 
 
 def _run(queue: Any, pixels: Tensor, out: Tensor) -> None:

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from inspect import unwrap
 from typing import Any
 
 import torch
 from torch import nn
 
 FUSED = ("cpu", "cuda")  # devices with such a kernel
+
+
+class _AdamW(torch.optim.AdamW):
+    """torch's own without what wraps it for torch's compiler, whose import takes three seconds.
+
+    Nothing is compiled here, and each of these wrappers imports the compiler only to be left out by it.
+    """
+
+    add_param_group = unwrap(torch.optim.AdamW.add_param_group)
+    zero_grad = unwrap(torch.optim.AdamW.zero_grad)
+    state_dict = unwrap(torch.optim.AdamW.state_dict)
+    load_state_dict = unwrap(torch.optim.AdamW.load_state_dict)
+    step = torch.no_grad()(unwrap(torch.optim.AdamW.step))
 
 
 def same_rate(_name: str) -> float:
@@ -51,7 +65,7 @@ def adamw(
     """AdamW (Loshchilov & Hutter 2019) on `parameter_groups`, in one kernel where torch can."""
     groups = parameter_groups(model, weight_decay, rates)
     fused = all(p.device.type in FUSED and p.is_floating_point() for g in groups for p in g["params"])
-    return torch.optim.AdamW(groups, lr=rate, fused=fused)
+    return _AdamW(groups, lr=rate, fused=fused)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

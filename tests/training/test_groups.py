@@ -1,4 +1,6 @@
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -63,3 +65,32 @@ def test_what_is_frozen_needs_no_factor() -> None:
     model = network()
     freeze(model["stem"])
     parameter_groups(model, 0.1, lambda name: 0.0 if name.startswith("stem") else 1.0)
+
+
+LEARN = """
+import sys, torch
+from graft.training.groups import adamw
+model = torch.nn.Linear(2, 1)
+ours = adamw(model, 0.1, 0.01)
+twin = torch.nn.Linear(2, 1)
+twin.load_state_dict(model.state_dict())
+for _ in range(3):
+    ours.zero_grad()
+    model(torch.ones(4, 2)).sum().backward()
+    ours.step()
+    ours.load_state_dict(ours.state_dict())
+print("torch._dynamo" in sys.modules)
+groups = [{"params": [twin.weight], "weight_decay": 0.01}, {"params": [twin.bias], "weight_decay": 0.0}]
+theirs = torch.optim.AdamW(groups, lr=0.1)
+for _ in range(3):
+    theirs.zero_grad()
+    twin(torch.ones(4, 2)).sum().backward()
+    theirs.step()
+print(all(torch.allclose(a, b) for a, b in zip(model.parameters(), twin.parameters())))
+"""
+
+
+def test_learning_is_torchs_own_and_imports_no_compiler() -> None:
+    """The compiler's import takes longer than many a training."""
+    done = subprocess.run([sys.executable, "-c", LEARN], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["False", "True"]
