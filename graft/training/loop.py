@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from graft.backbones.precision import autocast, lay_out
 from graft.progress import say
 from graft.training import distributed
+from graft.training.allocation import memory_kept
 from graft.training.averaging import WeightAverage
 from graft.training.batches import step_seed
 from graft.training.checkpoints import load_checkpoint, save_checkpoint, weights_of
@@ -118,7 +119,7 @@ def fit(
     optimizer = adamw(model, phase.learning_rate, phase.weight_decay, phase.rates)
     run = _Run(model, optimizer, WeightAverage(model, phase.ema), Pieces())
     progress, kept = _resume(path, run)
-    with distributed.common_statistics(model):
+    with memory_kept(), distributed.common_statistics(model):
         while not progress.finished and progress.epoch < phase.epochs:
             row, kept = _one_epoch(run, loss, phase, progress, kept, validate, inspect)
             if distributed.rank() == 0:
