@@ -144,8 +144,8 @@ def _compiled(network: nn.Module, preprocessing: Preprocessing, threads: int) ->
 def _converted(network: nn.Module, preprocessing: Preprocessing) -> Any:
     """OpenVINO's model of a network.
 
-    `openvino.convert_model` looks up every weight by its name and then optimises what compiling optimises
-    again. With the weights made constants first, and read by the frontend alone, that is done in half the time.
+    `openvino.convert_model` looks up every weight by its name and optimises what compiling optimises again.
+    With the weights made constants first, and read by the frontend alone, that takes half the time.
     """
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from graft.backbones.engine import Run, in_openvino, worthwhile
+from graft.backbones.gpu import BATCHES, on_gpu
 from graft.backbones.precision import autocast, has_bfloat16, lay_out, number_format
 from graft.backbones.room import parts
 from graft.images.preprocessing import Preprocessing
@@ -131,6 +132,8 @@ def _choose(
         if run is not None:
             return run, PIECE
     lay_out(trunk)
+    if device.type == "cuda":
+        return on_gpu(trunk, preprocessing, batch_size, pixels, config.name), BATCHES * batch_size
 
     def in_torch(pixels: Tensor, out: Tensor) -> None:
         with torch.inference_mode(), autocast(device):

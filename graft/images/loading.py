@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from graft.progress import say, track
 from graft.storage.rows import SHARD_BYTES, add_rows, fetch_rows
 
 FORMAT = "graft pixels 1"
+NEAR = 1 / 3  # of a GPU's free memory that one set of pixels may take
 MOST_KEPT = 20 * 2**30  # bytes of pixels, or a tenth of the free disk where that is less
 ROWS = ["sha256", "path", "domain", "split"]
 
@@ -34,7 +35,7 @@ class Images:
     """Images in memory, ready for a network.
 
     Attributes:
-        pixels: uint8 (N, 3, R, R); mapped from a file where memory would not do.
+        pixels: uint8 (N, 3, R, R); mapped from a file where memory would not do, on a GPU after `near`.
         labels: int64 (N,); -1 where there is none.
         rows: sha256, path, domain and split, N rows in the same order.
     """
@@ -53,6 +54,18 @@ class Images:
         if isinstance(index, slice):  # views, not copies
             return Images(self.pixels[index], self.labels[index], rows)
         return Images(self.pixels[torch.from_numpy(at)], self.labels[torch.from_numpy(at)], rows)
+
+
+def near(images: Images, device: torch.device) -> Images:
+    """The images with their pixels on a GPU, if a third of its free memory holds them; else as they are."""
+    if images.pixels.nbytes > NEAR * _free_memory(device):
+        return images
+    return replace(images, pixels=images.pixels.to(device))
+
+
+def _free_memory(device: torch.device) -> int:
+    """Bytes; of the CPU, where the pixels are already, none."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
 
 
 def load_images(table: ImageTable, index: pd.Index, preprocessing: Preprocessing) -> Images:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -11,12 +11,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from graft.images.ahead import Ahead, gathered
 from graft.images.augmentation import Policy, augment_by, mix
 from graft.images.draws import uniforms
 from graft.images.loading import Images
 from graft.images.preprocessing import Preprocessing
 from graft.training.distributed import rank, world
 from graft.training.pieces import now
+
+FAR = 2**28  # bytes: sets from this size on may be mapped from a disk, and their batches are fetched ahead
 
 
 def step_seed(seed: int, step: int, stream: int = 0) -> int:
@@ -102,16 +105,14 @@ class Batches:
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         """Step i's images, float (B, 3, S, S), and label probabilities (B, C); zeros where unlabelled."""
-        order = batch_indices(len(self.images), self._whole, step, self.seed)
         seed = step_seed(self.seed, step, stream=1)
-        draws = uniforms(len(order), seed)
         mine = self._mine
         mixes = self.policy is not None and bool(self.policy.params.mixup or self.policy.params.cutmix)
-        if not mixes:  # each image depends on its own draws alone: the others need not be made
-            order, draws = order[mine], draws[mine]
-        places = torch.from_numpy(order)
-        labels = self.images.labels[places]
-        inputs, targets = self._inputs(self.images.pixels[places], draws), self._targets(labels)
+        # Where nothing is mixed each image depends on its own draws alone: the others need not be made.
+        seen = slice(0, self._whole) if mixes else mine
+        draws = uniforms(self._whole, seed)[seen]
+        labels = self.images.labels[self._places(step, seen)]
+        inputs, targets = self._inputs(self._pixels(step, seen), draws), self._targets(labels)
         if self.policy is not None and mixes:
             if bool((labels >= 0).all()):
                 inputs, targets = mix(inputs, targets, self.policy.params, seed=seed)
@@ -128,8 +129,26 @@ class Batches:
         own = self._whole // world()
         return now.get().of(slice(rank() * own, (rank() + 1) * own))
 
+    def _places(self, step: int, seen: slice) -> Tensor:
+        return torch.from_numpy(batch_indices(len(self.images), self._whole, step, self.seed)[seen])
+
+    def _pixels(self, step: int, seen: slice) -> Tensor:
+        """Of the images in a part of step i's batch, on the device; those of the next step are begun."""
+        pixels = self.images.pixels
+        if pixels.is_cuda or (self.device.type != "cuda" and pixels.nbytes < FAR):
+            return pixels[self._places(step, seen)].to(self.device)
+        found = self._ahead((step, seen.start, seen.stop), (step + 1, seen.start, seen.stop))
+        return found.to(self.device, non_blocking=True)
+
+    @cached_property
+    def _ahead(self) -> Ahead[tuple[int, int, int]]:
+        def fetch(key: tuple[int, int, int]) -> Tensor:
+            step, start, stop = key
+            return gathered(self.images.pixels, self._places(step, slice(start, stop)), self.device)
+
+        return Ahead(fetch)
+
     def _inputs(self, pixels: Tensor, draws: np.ndarray) -> Tensor:
-        pixels = pixels.to(self.device)
         if self.policy is None:
             return self.preprocessing.normalise(self.preprocessing.centre(pixels))
         return self.preprocessing.normalise(augment_by(self.policy, pixels, draws))

@@ -13,7 +13,7 @@ from torch.nn import functional
 from graft.backbones.classifier import Classifier
 from graft.backbones.precision import autocast
 from graft.images.augmentation import Policy
-from graft.images.loading import load_images
+from graft.images.loading import load_images, near
 from graft.images.preprocessing import Preprocessing
 from graft.images.table import ImageTable
 from graft.training.batches import Batches, Stream
@@ -62,15 +62,16 @@ def domain_batches(
     """
     domains = table.rows.loc[index, "domain"]
     present = [domain for domain in table.domains if (domains == domain).any()]
+    device = best_device()
     return [
         Batches(
-            images=load_images(table, index[(domains == domain).to_numpy()], preprocessing),
+            images=near(load_images(table, index[(domains == domain).to_numpy()], preprocessing), device),
             classes=len(table.classes),
             preprocessing=preprocessing,
             policy=policy,
             batch_size=max(1, batch_size // len(present)),
             seed=seed + position,
-            device=best_device(),
+            device=device,
         )
         for position, domain in enumerate(present)
     ]
