@@ -70,7 +70,15 @@ def _from_section(name: str, params: Params) -> dict:
 
 
 def _from_path(kind: str, path: str) -> str | dsl.Artifact:
-    return dsl.Artifact(uri=path) if kind.startswith("system.") else path
+    return _Given(uri=path) if kind.startswith("system.") else path
+
+
+class _Given(dsl.Artifact):
+    """An artifact where the command line says it is: Kubeflow's own would turn s3:// into a mount."""
+
+    @property
+    def path(self) -> str:
+        return self.uri
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -2,14 +2,18 @@
 
 Everything after data_validation reads only this. The Hugging Face `datasets` library reads the same
 shards (`load_dataset("parquet", data_files=".../*.parquet")`), with `Image` and `ClassLabel` features.
+
+A table is read where it lies, on this machine or on S3: its facts at once, images one row group at a time.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -20,7 +24,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from graft.errors import GraftError
-from graft.files import read_json, whole_folder, write_json
+from graft.files import whole_folder, write_json
+from graft.storage.addresses import is_address
+from graft.storage.filesystems import filesystem, names
 
 FORMAT = "graft image table 1"
 SPLITS = ("train", "val", "test", "unlabeled")
@@ -51,14 +57,14 @@ class ImageTable:
     """A table on disk: its facts in memory, the encoded images read when asked for.
 
     Attributes:
-        path: Folder with the shards and table.json.
+        path: Folder with the shards and table.json, or its address on S3.
         classes: Names, sorted; a label is a position in them.
         domains: ("source", "target"), or ("",) where there is one.
         data_md5: DVC's md5 of the data folder the table was made from.
         rows: One row per image, all columns but the bytes, with `path`; index 0 .. N - 1.
     """
 
-    path: Path
+    path: Path | str
     classes: tuple[str, ...]
     domains: tuple[str, ...]
     data_md5: str
@@ -103,7 +109,7 @@ class ImageTable:
         wanted = rows[order]
         start = 0
         for shard in _shards(self.path):
-            with pq.ParquetFile(shard, memory_map=True) as file:
+            with shard() as file:
                 for group in range(file.num_row_groups):
                     stop = start + file.metadata.row_group(group).num_rows
                     here = slice(*np.searchsorted(wanted, [start, stop]))
@@ -139,14 +145,16 @@ def write_table(
 def read_table(folder: str | Path) -> ImageTable:
     """Open an image table.
 
+    Args:
+        folder: On this machine, or s3://bucket/prefix.
+
     Raises:
         GraftError: the folder holds no table, or not a whole one.
     """
-    folder = Path(folder)
     facts = read_facts(folder)
     columns = [name for name in SCHEMA.names if name != "image"]
     try:
-        shards = [pq.ParquetFile(shard).read(["image.path", *columns]) for shard in _shards(folder)]
+        shards = [shard(pre_buffer=True).read(["image.path", *columns]) for shard in _shards(folder)]
     except (OSError, pa.ArrowException) as error:
         raise _not_whole(folder, f"a shard cannot be read ({error})") from error
     table = pa.concat_tables(shards or [SCHEMA.empty_table()])
@@ -155,7 +163,8 @@ def read_table(folder: str | Path) -> ImageTable:
         raise _not_whole(folder, f"{table.num_rows} rows in {len(shards)} shards, and {expected}")
     rows = table.select(columns).to_pandas()
     rows["path"] = table["image"].combine_chunks().field("path").to_pandas()
-    return ImageTable(folder, tuple(facts["classes"]), tuple(facts["domains"]), facts["data_md5"], rows)
+    place = str(folder) if is_address(str(folder)) else Path(folder)
+    return ImageTable(place, tuple(facts["classes"]), tuple(facts["domains"]), facts["data_md5"], rows)
 
 
 def _features(classes: Sequence[str]) -> dict[str, Any]:
@@ -200,8 +209,15 @@ def _write_shards(folder: Path, groups: Iterator[tuple[pa.Table, int]], schema: 
     return len(parts)
 
 
-def _shards(folder: Path) -> list[Path]:
-    return sorted(folder.glob("data-*-of-*.parquet"))
+def _shards(folder: str | Path) -> list[Callable[..., pq.ParquetFile]]:
+    """What opens each shard, in order; with `pre_buffer`, columns side by side are one request on S3."""
+    files, path = filesystem(folder)
+
+    def opened(name: str, *, pre_buffer: bool = False) -> pq.ParquetFile:
+        return pq.ParquetFile(files.open_input_file(f"{path}/{name}"), pre_buffer=pre_buffer)
+
+    found = [name for name in names(files, path) if fnmatch(name, "data-*-of-*.parquet")]
+    return [partial(opened, name) for name in found]
 
 
 def read_facts(folder: str | Path) -> dict[str, Any]:
@@ -210,9 +226,10 @@ def read_facts(folder: str | Path) -> dict[str, Any]:
     Raises:
         GraftError: see `read_table`.
     """
-    folder = Path(folder)
+    files, path = filesystem(folder)
     try:
-        facts = read_json(folder / "table.json")
+        with files.open_input_stream(f"{path}/table.json") as source:
+            facts = json.loads(source.readall())
     except (OSError, ValueError) as error:
         raise _not_whole(folder, "there is no readable table.json") from error
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
@@ -220,7 +237,7 @@ def read_facts(folder: str | Path) -> dict[str, Any]:
     return facts
 
 
-def _not_whole(folder: Path, reason: str) -> GraftError:
+def _not_whole(folder: str | Path, reason: str) -> GraftError:
     return GraftError(
         f"{folder} is not a whole image table: {reason}", "run data_validation again to make it"
     )

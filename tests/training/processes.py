@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from graft.backbones.precision import computing_in
 from graft.images.augmentation import policy
 from graft.images.preprocessing import Preprocessing
 from graft.images.table import ImageTable, read_table
@@ -121,5 +122,5 @@ def main(table: ImageTable, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    with join():
+    with join(), computing_in("float32"):  # in bfloat16, halves of a batch round otherwise than the whole
         main(read_table(sys.argv[1]), Path(sys.argv[2]))
