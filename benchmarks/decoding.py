@@ -3,8 +3,9 @@
     python benchmarks/decoding.py --shared ../shared [--output benchmarks/decoding.md]
 
 Every repetition runs every way once over the same photographs, in an order of its own, so that what else
-the machine does hits all alike; the table has medians. The first ways run on one thread, ours on all. What
-all cores do at once is not always what one does times the cores: a process of simplejpeg on each shows it.
+the machine does hits all alike; the table has medians, at its end those of the ratios within a repetition.
+The first ways run on one thread, ours on all. What all cores do at once is not always what one does times
+the cores: a process of simplejpeg on each shows it.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, default=Path("../shared"), help="folder of the photographs")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_name("decoding.md"))
     parser.add_argument(
-        "--images", type=int, default=400, help="photographs (an eighth as many enlarged ones)"
+        "--images", type=int, default=1500, help="photographs (an eighth as many enlarged ones)"
     )
     parser.add_argument("--repetitions", type=int, default=7)
     given = parser.parse_args()
@@ -164,8 +165,8 @@ def encoded_pixel() -> bytes:
     return stream.getvalue()
 
 
-def measure(case: Case, repetitions: int) -> list[float | None]:
-    """Images per second of each row: the median of all repetitions but the first, which warms up."""
+def measure(case: Case, repetitions: int) -> list[list[float]]:
+    """Images per second of each row in every repetition but the first, which warms up."""
     ways = [(row.resizes if case.resized else row.decodes, row) for row in rows()]
     present = [number for number, (way, _) in enumerate(ways) if way]
     rates: list[list[float]] = [[] for _ in ways]
@@ -180,7 +181,7 @@ def measure(case: Case, repetitions: int) -> list[float | None]:
             rate = measured(way, case.photographs, row.threads)
             if repetition:
                 rates[number].append(rate)
-    return [statistics.median(each) if each else None for each in rates]
+    return rates
 
 
 def rate_of(way: Way, contents: Sequence[bytes], threads: int) -> float:
@@ -199,7 +200,7 @@ def rate_in_processes(way: Way, contents: Sequence[bytes], processes: int) -> fl
         return sum(pool.map(rate_of, [way] * processes, shares, [1] * processes))
 
 
-def page(cases: Sequence[Case], found: dict[str, list[float | None]], repetitions: int) -> str:
+def page(cases: Sequence[Case], found: dict[str, list[list[float]]], repetitions: int) -> str:
     """The table as Markdown."""
     lines = [
         "# Decoding",
@@ -216,7 +217,7 @@ def page(cases: Sequence[Case], found: dict[str, list[float | None]], repetition
     ]
     for number, row in enumerate(rows()):
         rates = [found[case.name][number] for case in cases]
-        shown = " | ".join("-" if rate is None else f"{rate / row.threads:.0f}" for rate in rates)
+        shown = " | ".join(f"{per_core(rate, row):.0f}" if rate else "-" for rate in rates)
         lines.append(f"| {row.name} | {row.threads} | {shown} |")
     alone = shares(cases, found, lambda row: row.threads == 1)
     lines.append(f"| graft on all cores, of the best single thread | | {alone} |")
@@ -224,15 +225,25 @@ def page(cases: Sequence[Case], found: dict[str, list[float | None]], repetition
     return "\n".join(lines) + "\n"
 
 
-def shares(cases: Sequence[Case], found: dict[str, list[float | None]], among: Callable[[Row], bool]) -> str:
-    """The last row's rate per core, of the best one among these rows."""
+def shares(cases: Sequence[Case], found: dict[str, list[list[float]]], among: Callable[[Row], bool]) -> str:
+    """The last row's rate per core, of the best one among these rows: the median over the repetitions."""
     ways = rows()
     parts = []
     for case in cases:
-        per_core = [(rate or 0) / row.threads for row, rate in zip(ways, found[case.name], strict=True)]
-        best = max(rate for row, rate in zip(ways, per_core, strict=True) if among(row))
-        parts.append(f"{per_core[-1] / best:.2f}")
+        measured = [(row, rates) for row, rates in zip(ways, found[case.name], strict=True) if rates]
+        row, best = max(
+            (each for each in measured if among(each[0])), key=lambda each: per_core(each[1], each[0])
+        )
+        ratios = [
+            a / ways[-1].threads / (b / row.threads) for a, b in zip(measured[-1][1], best, strict=True)
+        ]
+        parts.append(f"{statistics.median(ratios):.2f}")
     return " | ".join(parts)
+
+
+def per_core(rates: list[float], row: Row) -> float:
+    """The median rate of a thread."""
+    return statistics.median(rates) / row.threads
 
 
 def short_side(photographs: Sequence[bytes]) -> int:

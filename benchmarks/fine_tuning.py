@@ -1,12 +1,14 @@
 """Fine-tuning to the same accuracy on ants and bees: graft, fastai and the loop of PyTorch's tutorial.
 
     python benchmarks/fine_tuning.py --shared ../shared > benchmarks/fine_tuning.md
+    python benchmarks/fine_tuning.py --shared ../shared --network resnet18 >> benchmarks/fine_tuning.md
 
 MobileNetV2 with ImageNet weights: graft checks the files and makes its image table, computes features, fits
 a probe and trains the last three stages; fastai runs `fine_tune`, three epochs in all as graft's. The
 tutorial's loop may look at the test images after each epoch, as it does, and ends when it is as good as
 graft was with the same seed, at the latest after 12 of its 25 epochs: its time is then a lower bound.
-ResNet-18 with random weights: two epochs of all layers each, for time alone.
+ResNet-18 with random weights: two epochs of all layers each, for time alone; and of graft with the last three
+stages, as it is used for MobileNetV2.
 
 Each run is a process of its own; wall time is of the process, imports included. The ways take turns, in an
 order that is drawn for each repetition, graft first where the tutorial must know its accuracy.
@@ -50,11 +52,17 @@ TUNED: dict[str, Any] = {
     "label_smoothing": 0.0,
     "epochs": 3,
 }
-WAYS = {"graft": "graft", "fastai": "fastai `fine_tune`", "tutorial": "PyTorch tutorial"}
+EPOCHS = 2  # of ResNet-18
+WAYS = {
+    "graft": "graft",
+    "stages": "graft, the last three stages",
+    "fastai": "fastai `fine_tune`",
+    "tutorial": "PyTorch tutorial",
+}
 Row = dict[str, Any]
 
 
-def with_graft(folder: Path, network: str, weights: Path | None, seed: int) -> float:
+def with_graft(folder: Path, network: str, weights: Path | None, seed: int, *, stages: bool) -> float:
     """From the files to the accuracy on the test images."""
     with tempfile.TemporaryDirectory() as work:
         table = image_table(folder, Path(work))
@@ -64,7 +72,8 @@ def with_graft(folder: Path, network: str, weights: Path | None, seed: int) -> f
             trunk, config = build(network)
             head = torch.nn.Linear(config.num_features, len(table.classes))
             model = Classifier(trunk, head, config=config, classes=table.classes)
-            given = {"method": "all", "epochs": 2}
+            given = {"method": "last_k", "last": 3} if stages else {"method": "all"}
+            given["epochs"] = EPOCHS
         params = FineTuning.model_validate({**given, "seed": seed})
         model, _ = train(
             table, model, policy(AUGMENTATION, model.config.preprocessing), params, work=Path(work)
@@ -91,15 +100,15 @@ def probe(table: ImageTable, network: str, weights: Path) -> Classifier:
 
 def one(way: str, folder: Path, network: str, weights: Path | None, seed: int, enough: float) -> Row:
     """A run in this process: its accuracy, and of the tutorial how many epochs it took."""
-    if way == "graft":
-        return {"accuracy": with_graft(folder, network, weights, seed)}
+    if way in ("graft", "stages"):
+        return {"accuracy": with_graft(folder, network, weights, seed, stages=way == "stages")}
     if way == "fastai":
-        epochs = 3 if weights else 2
+        epochs = 3 if weights else EPOCHS
         return {
             "accuracy": peers.fastai_fine_tune(folder, weights, epochs=epochs, seed=seed, network=network)
         }
     epochs, best = 0, 0.0
-    longest = TUTORIAL if weights else 2
+    longest = TUTORIAL if weights else EPOCHS
     for model in peers.tutorial_epochs(folder, weights, epochs=longest, seed=seed, network=network):
         epochs += 1
         best = max(best, peers.accuracy_on_test(model, folder))
@@ -122,9 +131,10 @@ def measured(way: str, folder: Path, network: str, weights: Path | None, seed: i
 
 def turns(folder: Path, network: str, weights: Path | None, repetitions: int) -> dict[str, list[Row]]:
     """Every way with every seed."""
-    found: dict[str, list[Row]] = {way: [] for way in WAYS}
+    ways = [way for way in WAYS if way != "stages" or not weights]
+    found: dict[str, list[Row]] = {way: [] for way in ways}
     for seed in range(repetitions):
-        order = random.Random(seed).sample(list(WAYS), len(WAYS))
+        order = random.Random(seed).sample(ways, len(ways))
         if weights:
             order = sorted(order, key=lambda way: way == "tutorial")
         for way in order:
@@ -137,7 +147,8 @@ def turns(folder: Path, network: str, weights: Path | None, repetitions: int) ->
 def section(title: str, found: dict[str, list[Row]], *, accuracies: bool) -> str:
     """A table: medians, and the ratio to graft of the same seed."""
     heads = ["way", "wall s", "times graft's"] + ["accuracy % (lowest to highest)"] * accuracies
-    lines = [f"## {title}\n", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    runs = f"{machine()}. {len(found['graft'])} repetitions in turns; medians.\n"
+    lines = [f"## {title}\n", runs, f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for way, rows in found.items():
         ratios = [row["seconds"] / own["seconds"] for row, own in zip(rows, found["graft"], strict=True)]
         cells = [WAYS[way], f"{median(row['seconds'] for row in rows):.0f}", f"{median(ratios):.1f}"]
@@ -165,7 +176,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--one", choices=list(WAYS), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--network", default="mobilenet_v2", help=argparse.SUPPRESS)
+    parser.add_argument("--network", choices=["mobilenet_v2", "resnet18"], default="mobilenet_v2")
     parser.add_argument("--weights", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--enough", type=float, default=2.0, help=argparse.SUPPRESS)
@@ -183,15 +194,17 @@ def main() -> None:
     weights = shared / "weights" / WEIGHTS["mobilenet_v2"]
     with tempfile.TemporaryDirectory() as place:
         make_folder("ants-bees", shared, Path(place))
-        folder = Path(place) / "ants-bees"
-        tuned = turns(folder, "mobilenet_v2", weights, given.repetitions)
-        random_start = turns(folder, "resnet18", None, given.repetitions)
+        used = weights if given.network == "mobilenet_v2" else None
+        found = turns(Path(place) / "ants-bees", given.network, used, given.repetitions)
     print(
-        f"# Fine-tuning on ants and bees\n\n{machine()}. {given.repetitions} repetitions in turns; medians.\n"
+        "# Fine-tuning on ants and bees\n" if used else "",
+        section("MobileNetV2 with ImageNet weights", found, accuracies=True)
+        if used
+        else section("ResNet-18, two epochs from random weights", found, accuracies=False),
+        reached(found) if used else "",
+        sep="\n",
+        end="",
     )
-    print(section("MobileNetV2 with ImageNet weights", tuned, accuracies=True))
-    print(reached(tuned))
-    print(section("ResNet-18, two epochs from random weights", random_start, accuracies=False), end="")
 
 
 if __name__ == "__main__":
