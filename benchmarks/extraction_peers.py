@@ -90,7 +90,8 @@ def hugging_face(network: str, folder: Path, _shared: Path) -> Contender:
     model = TimmWrapperForImageClassification(config).eval()
     processor = TimmWrapperImageProcessor(pretrained_cfg=model.timm_model.pretrained_cfg)
     classify = pipeline("image-classification", model=model, image_processor=processor, device=-1)
-    images = load_dataset("imagefolder", data_dir=str(folder), split="train")
+    # Named, since a file such as n02917067_bullet_train.JPEG would else be taken for the split of that name.
+    images = load_dataset("imagefolder", data_files={"train": f"{folder}/**"}, split="train")
 
     def run(count: int) -> None:
         chosen = KeyDataset(images.select(range(count)), "image")

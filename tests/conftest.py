@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,15 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs real photographs and weights in {folder}, which is absent")
     return folder
+
+
+@pytest.fixture
+def float32() -> Iterator[None]:
+    """Networks compute in float32 on every CPU: for results that are equal up to its rounding."""
+    from graft.backbones.precision import computing_in
+
+    with computing_in("float32"):
+        yield
 
 
 SHAPES = ("bar", "disc", "frame")

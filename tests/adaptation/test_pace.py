@@ -103,6 +103,7 @@ def test_the_surest_of_each_class(seed: int, count: int, share: float) -> None:
         assert not len(left) or left.max() <= sureness[given_it & chosen].min()
 
 
+@pytest.mark.usefixtures("float32")
 def test_several_networks_become_one_trunk(table: ImageTable, tmp_path: Path) -> None:
     params = DomainAdaptation(pace=Pace(networks=(OTHER,), rounds=2))
     model = classifier(table)
@@ -125,6 +126,7 @@ def test_several_networks_become_one_trunk(table: ImageTable, tmp_path: Path) ->
     assert features.std(0)[varied] == pytest.approx(1, abs=1e-2)
 
 
+@pytest.mark.usefixtures("float32")
 def test_the_head_is_folded_into_the_combined_trunk(
     table: ImageTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,6 +43,7 @@ def network(name: str) -> tuple[Trunk, BackboneConfig]:
     return build(name)
 
 
+@pytest.mark.usefixtures("float32")
 @pytest.mark.parametrize(
     "name", ["digits_cnn", "layers", "positions", "combined", "timm/vit_tiny_patch16_224"]
 )

@@ -37,6 +37,7 @@ def test_no_tensor_and_no_mode_changes(name: str) -> None:
     assert all(p.grad is None and p.requires_grad for p in trunk.parameters())
 
 
+@pytest.mark.usefixtures("float32")
 def test_cores_share_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
     trunk, config = build("resnet20")
     pixels = torch.randint(0, 256, (7, 3, 32, 32), dtype=torch.uint8)

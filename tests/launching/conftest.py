@@ -27,6 +27,7 @@ SECTION = {
     "learning_rate": 0.001,
     "statistics": "stored",
     "patience": 9,
+    "precision": "float32",  # in bfloat16 a slice rounds otherwise than the whole batch
     "baseline": False,
 }
 

@@ -282,6 +282,7 @@ def test_stored_statistics_stay_in_what_is_tuned(
     assert all(p.requires_grad for p in model.parameters())
 
 
+@pytest.mark.usefixtures("float32")
 def test_what_starts_anew_finds_statistics_of_its_own(
     table: ImageTable, learner: Learner, tmp_path: Path
 ) -> None:

@@ -72,6 +72,7 @@ def trained(model: nn.Module, loss: Loss, work: Path, phase: Phase = PHASE) -> H
     return fit(model, loss, phase, work=work)
 
 
+@pytest.mark.usefixtures("float32")
 @pytest.mark.parametrize("augmentation", [{}, {"mixup": 0.4}])
 def test_what_is_learned_in_pieces_is_what_the_whole_batch_teaches(
     table: ImageTable, tmp_path: Path, augmentation: dict[str, Any], capsys: pytest.CaptureFixture[str]
