@@ -133,7 +133,8 @@ def _choose(
             return run, PIECE
     lay_out(trunk)
     if device.type == "cuda":
-        return on_gpu(trunk, preprocessing, batch_size, pixels, config.name), BATCHES * batch_size
+        run = on_gpu(trunk, preprocessing, batch_size, pixels, config.name, images=images)
+        return run, BATCHES * batch_size
 
     def in_torch(pixels: Tensor, out: Tensor) -> None:
         with torch.inference_mode(), autocast(device):

@@ -15,11 +15,18 @@ from graft.images.preprocessing import Preprocessing
 from graft.progress import say
 
 BATCHES = 8  # given to a GPU before anything waits for it
+WORTH = 20  # batches: to capture a network and to try it costs five
 Network = Callable[[Tensor], Tensor]  # uint8 (B, 3, R, R) -> (B, F), on the device
 
 
 def on_gpu(
-    network: nn.Module, preprocessing: Preprocessing, batch_size: int, pixels: Tensor, name: str
+    network: nn.Module,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    pixels: Tensor,
+    name: str,
+    *,
+    images: int,
 ) -> Run:
     """What computes features of `BATCHES` batches at a time, in `number_format`.
 
@@ -29,11 +36,12 @@ def on_gpu(
         batch_size: B; whole batches run as one CUDA graph, where the network can be captured as one.
         pixels: uint8 (M, 3, R, R), M > 0: what it is tried on.
         name: Of the network, for people.
+        images: How many there will be in all.
     """
     device = next(network.parameters()).device
     launched = _launched(network, preprocessing, device)
     whole = None
-    if device.type == "cuda" and len(pixels) >= batch_size:
+    if device.type == "cuda" and len(pixels) >= batch_size and images >= WORTH * batch_size:
         whole = _checked(launched, pixels[:batch_size].to(device), name)
 
     def run(images: Tensor, out: Tensor) -> None:

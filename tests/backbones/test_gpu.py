@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from graft.backbones import gpu
-from graft.backbones.features import extract
+from graft.backbones.features import extract, extractor
 from graft.backbones.gpu import captured, on_gpu
 from graft.backbones.precision import computing_in
 from graft.backbones.trunk import build
@@ -23,7 +23,7 @@ def test_features_are_those_of_torch() -> None:
     pixels = images(21, config.preprocessing.resize_size)
     found = torch.empty(21, config.num_features)
     with computing_in("float32"):
-        on_gpu(trunk, config.preprocessing, 8, pixels, "digits_cnn")(pixels, found)
+        on_gpu(trunk, config.preprocessing, 8, pixels, "digits_cnn", images=21)(pixels, found)
         wanted = extract(trunk, config, pixels, 8)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
@@ -58,7 +58,7 @@ def test_a_graph_gives_what_its_kernels_give(precision: str) -> None:
         for start in (0, 16):
             batch = pixels[start : start + 16].to(device)
             torch.testing.assert_close(replay(batch).clone(), launched(batch))
-        features = extract(trunk, config, pixels, 16)
+        features = extractor(trunk, config, 16, engine="torch", images=1000)(pixels, "features")
         wanted = torch.cat([launched(part.to(device)) for part in pixels.split(16)]).cpu()
     torch.testing.assert_close(features, wanted, rtol=1e-2, atol=1e-2)
 
