@@ -282,13 +282,12 @@ def test_stored_statistics_stay_in_what_is_tuned(
     assert all(p.requires_grad for p in model.parameters())
 
 
-@pytest.mark.usefixtures("float32")
 def test_what_starts_anew_finds_statistics_of_its_own(
     table: ImageTable, learner: Learner, tmp_path: Path
 ) -> None:
     """A few batches must do: in evaluation the stage normalises as it did in training."""
     settings = {"method": "staged", "statistics": "stored", "stages": {"-1": "reinitialise"}}
-    model, history = taught(table, learner(), tmp_path, **settings, epochs=3)
+    model, history = taught(table, learner(), tmp_path, **settings, epochs=3, precision="float32")
     stored = model.trunk.network.get_buffer("dense.1.running_var")
     assert not torch.allclose(stored, torch.ones_like(stored), atol=0.05)
     assert max(row["val_accuracy"] for row in history) > 0.5
