@@ -63,6 +63,11 @@ def connect() -> Any:
         raise GraftError(f"no S3 client can be made: {first_line(error)}", _GENERAL) from error
 
 
+def endpoint() -> str:
+    """The server's URL; "" where it is Amazon's."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+
+
 def persistently(call: Callable[[], T]) -> T:
     """Call again, after growing random pauses, while the server is busy or connections break.
 
@@ -137,5 +142,4 @@ def _message(error: Exception) -> str:
 
 
 def _at_endpoint() -> str:
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    return f" ({endpoint})" if endpoint else ""
+    return f" ({endpoint()})" if endpoint() else ""

@@ -10,6 +10,7 @@ from pyarrow.fs import AwsStandardS3RetryStrategy, FileSelector, FileSystem, Loc
 
 from graft.errors import GraftError
 from graft.storage.addresses import is_address, split
+from graft.storage.client import endpoint
 
 _ATTEMPTS = 10
 
@@ -39,8 +40,7 @@ def names(files: FileSystem, folder: str) -> list[str]:
 
 
 def _s3() -> S3FileSystem:
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    parts = urlsplit(endpoint or "")
+    parts = urlsplit(endpoint())
     try:
         return S3FileSystem(
             scheme=parts.scheme or "https",
