@@ -70,6 +70,10 @@ def test_features_do_not_depend_on_the_other_images() -> None:
     assert run(pixels[:0], "features").shape == (0, config.num_features)
 
 
+def test_small_images_share_a_request() -> None:
+    assert [engine.together(side) for side in (32, 64, 224, 232, 512)] == [32, 8, 1, 1, 1]
+
+
 def not_convertible(*_: object) -> engine.Run:
     raise RuntimeError("No conversion rule found for operations: graft::unknown\nand more")
 
