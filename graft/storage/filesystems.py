@@ -46,7 +46,9 @@ def _s3() -> S3FileSystem:
             scheme=parts.scheme or "https",
             endpoint_override=parts.netloc or None,
             region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
-            retry_strategy=AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS),
+            retry_strategy=AwsStandardS3RetryStrategy(
+                max_attempts=int(os.environ.get("AWS_MAX_ATTEMPTS", _ATTEMPTS))
+            ),
         )
     except (OSError, ValueError) as error:
-        raise GraftError(f"no S3 client can be made: {error}", "check AWS_ENDPOINT_URL") from error
+        raise GraftError(f"no S3 client can be made: {error}", "check AWS_ENDPOINT_URL and AWS_MAX_ATTEMPTS") from error

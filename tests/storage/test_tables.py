@@ -54,6 +54,19 @@ def test_a_busy_server_is_asked_again(here: ImageTable, there: str, proxy: Proxy
     assert not any(proxy.faults.values())
 
 
+def test_it_is_asked_as_often_as_the_environment_says(
+    there: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy.faults[".json"] = ["busy"]
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with pytest.raises(GraftError, match="is not a whole image table"):
+        read_table(there)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "some")
+    with pytest.raises(GraftError, match="'some'") as caught:
+        read_table(there)
+    assert "AWS_MAX_ATTEMPTS" in caught.value.fix
+
+
 def test_a_step_takes_a_table_on_s3(
     here: ImageTable, there: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
