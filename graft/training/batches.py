@@ -142,9 +142,13 @@ class Batches:
 
     @cached_property
     def _ahead(self) -> Ahead[tuple[int, int, int]]:
+        # Not self, which keeps this: the pixels are freed with the last batch, not when a collector comes by.
+        pixels, whole, seed, device = self.images.pixels, self._whole, self.seed, self.device
+
         def fetch(key: tuple[int, int, int]) -> Tensor:
             step, start, stop = key
-            return gathered(self.images.pixels, self._places(step, slice(start, stop)), self.device)
+            places = batch_indices(len(pixels), whole, step, seed)[start:stop]
+            return gathered(pixels, torch.from_numpy(places), device)
 
         return Ahead(fetch)
 

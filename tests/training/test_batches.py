@@ -1,5 +1,8 @@
 """Batches are the same wherever their pixels lie."""
 
+import gc
+import time
+import weakref
 from typing import Any
 
 import pytest
@@ -33,3 +36,20 @@ def test_what_is_fetched_ahead_is_what_would_be_fetched(
     for (inputs, targets), (same_inputs, same_targets) in zip(near, seen(), strict=True):
         assert torch.equal(inputs, same_inputs)
         assert torch.equal(targets, same_targets)
+
+
+def test_pixels_are_freed_with_the_last_batch(table: ImageTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "FAR", 0)
+    index = labelled_index(table, "train", "source")
+    gc.disable()  # a cycle would keep them until a collector comes by, and they may be gigabytes
+    try:
+        (stream,) = domain_batches(table, index, SIZES, None, batch_size=16, seed=3)
+        stream(0)
+        pixels = weakref.ref(stream.images.pixels)
+        del stream
+        latest = time.monotonic() + 10  # the next batch was begun
+        while pixels() is not None and time.monotonic() < latest:
+            time.sleep(0.01)
+        assert pixels() is None
+    finally:
+        gc.enable()
