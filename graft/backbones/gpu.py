@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from graft.backbones.engine import SAME, Prepared, Run, cosines
-from graft.backbones.precision import number_format
+from graft.backbones.precision import autocast
 from graft.images.ahead import on_their_way
 from graft.images.preprocessing import Preprocessing
 from graft.progress import say
@@ -58,13 +58,10 @@ def on_gpu(
 def _launched(network: nn.Module, preprocessing: Preprocessing, device: torch.device) -> Network:
     """The network as torch runs it, one kernel after the other."""
     prepared = Prepared(network, preprocessing).to(device).eval()
-    dtype = number_format(device)
 
     def run(batch: Tensor) -> Tensor:
-        # No cache: its copies of the weights would be freed under a graph that reads them.
-        with torch.autocast(
-            device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16, cache_enabled=False
-        ):
+        # Weights that were kept would be freed under a graph that reads them.
+        with autocast(device, keeps_weights=False):
             made: Tensor = prepared(batch)
         return made.float()
 

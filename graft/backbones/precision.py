@@ -54,10 +54,15 @@ def has_bfloat16(device: torch.device) -> bool:
     return False
 
 
-def autocast(device: torch.device) -> torch.autocast:
-    """Within, matrix products and convolutions are computed in `number_format`."""
+def autocast(device: torch.device, *, keeps_weights: bool = True) -> torch.autocast:
+    """Within, matrix products and convolutions are computed in `number_format`.
+
+    Args:
+        device: Of the network.
+        keeps_weights: Weights that learn are converted once and kept until the end, not at each use.
+    """
     lower = number_format(device) == torch.bfloat16
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=lower)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=lower, cache_enabled=keeps_weights)
 
 
 def lay_out(module: nn.Module) -> None:
