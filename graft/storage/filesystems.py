@@ -51,4 +51,6 @@ def _s3() -> S3FileSystem:
             ),
         )
     except (OSError, ValueError) as error:
-        raise GraftError(f"no S3 client can be made: {error}", "check AWS_ENDPOINT_URL and AWS_MAX_ATTEMPTS") from error
+        raise GraftError(
+            f"no S3 client can be made: {error}", "check AWS_ENDPOINT_URL and AWS_MAX_ATTEMPTS"
+        ) from error
