@@ -49,7 +49,7 @@ ONE_EPOCH = {
     "fine_tuning": {"head_epochs": 1, "epochs": 1, "batch_size": 64, "baseline_epochs": 1},
     "domain_adaptation": {"epochs": 1, "target_epochs": 1},
 }
-IMAGES = (250, 1000, 4000)
+IMAGES = (625, 2500, 10000)
 Row = dict[str, float]
 
 
