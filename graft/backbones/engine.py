@@ -127,6 +127,7 @@ def openvino_package() -> Iterator[Any]:
 
 def _compiled(network: nn.Module, preprocessing: Preprocessing, threads: int) -> Run:
     side = preprocessing.resize_size
+    shape = [together(side), 3, side, side]
     bfloat16 = number_format(torch.device("cpu")) == torch.bfloat16
     settings = {
         "PERFORMANCE_HINT": "THROUGHPUT",
@@ -136,12 +137,12 @@ def _compiled(network: nn.Module, preprocessing: Preprocessing, threads: int) ->
     }
     with openvino_package() as openvino, warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the tracer's, about shapes that are fixed here
-        model = _converted(network, preprocessing)
+        model = _converted(network, preprocessing, shape)
         model.inputs[0].get_node().set_element_type(openvino.Type.u8)
-        model.reshape({model.inputs[0]: openvino.PartialShape([together(side), 3, side, side])})
+        model.reshape({model.inputs[0]: openvino.PartialShape(shape)})
         compiled = openvino.Core().compile_model(model, "CPU", settings)
         queue = openvino.AsyncInferQueue(compiled)
-    return lambda pixels, out: _run(queue, together(side), pixels, out)
+    return lambda pixels, out: _run(queue, shape[0], pixels, out)
 
 
 def together(side: int) -> int:
@@ -149,8 +150,8 @@ def together(side: int) -> int:
     return 2 ** max(0, int(np.log2(REQUEST / (3 * side * side))))
 
 
-def _converted(network: nn.Module, preprocessing: Preprocessing) -> Any:
-    """OpenVINO's model of a network.
+def _converted(network: nn.Module, preprocessing: Preprocessing, shape: list[int]) -> Any:
+    """OpenVINO's model of a network for images of this shape.
 
     `openvino.convert_model` looks up every weight by its name and optimises what compiling optimises again.
     With the weights made constants first, and read by the frontend alone, that takes half the time.
@@ -158,8 +159,7 @@ def _converted(network: nn.Module, preprocessing: Preprocessing) -> Any:
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-    side = preprocessing.resize_size
-    example = torch.zeros(together(side), 3, side, side, dtype=torch.uint8)
+    example = torch.zeros(shape, dtype=torch.uint8)
     traced = torch.jit.trace(Prepared(network, preprocessing).eval(), example, check_trace=False)
     frontend = FrontEndManager().load_by_framework("pytorch")
     graph = TorchScriptPythonDecoder(torch.jit.freeze(traced), example_input=example, skip_freeze=True)

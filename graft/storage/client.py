@@ -53,7 +53,7 @@ def connect() -> Any:
     try:
         retries = {
             "mode": os.environ.get("AWS_RETRY_MODE", "adaptive"),
-            "total_max_attempts": int(os.environ.get("AWS_MAX_ATTEMPTS", _ATTEMPTS)),
+            "total_max_attempts": attempts(_ATTEMPTS),
         }
         config = Config(
             connect_timeout=_CONNECT, read_timeout=_READ, retries=retries, max_pool_connections=WORKERS
@@ -66,6 +66,15 @@ def connect() -> Any:
 def endpoint() -> str:
     """The server's URL; "" where it is Amazon's."""
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+
+
+def attempts(usual: int) -> int:
+    """How often a request is made before it has failed: as the environment says, or as usual.
+
+    Raises:
+        ValueError: it says no number.
+    """
+    return int(os.environ.get("AWS_MAX_ATTEMPTS", usual))
 
 
 def persistently(call: Callable[[], T]) -> T:

@@ -10,7 +10,7 @@ from pyarrow.fs import AwsStandardS3RetryStrategy, FileSelector, FileSystem, Loc
 
 from graft.errors import GraftError
 from graft.storage.addresses import is_address, split
-from graft.storage.client import endpoint
+from graft.storage.client import attempts, endpoint
 
 _ATTEMPTS = 10
 
@@ -46,9 +46,7 @@ def _s3() -> S3FileSystem:
             scheme=parts.scheme or "https",
             endpoint_override=parts.netloc or None,
             region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
-            retry_strategy=AwsStandardS3RetryStrategy(
-                max_attempts=int(os.environ.get("AWS_MAX_ATTEMPTS", _ATTEMPTS))
-            ),
+            retry_strategy=AwsStandardS3RetryStrategy(max_attempts=attempts(_ATTEMPTS)),
         )
     except (OSError, ValueError) as error:
         raise GraftError(
